@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Trains everything, to 292B tokens in all. 4 nodes of 8 H100. Started again, it resumes.
+#   LAUNCH="sbatch --nodes 4 examples/launch/slurm.sh" examples/bielik-1.5b/4_stage2.sh         (Slurm)
+#   NNODES=4 NODE_RANK=0 MASTER_ADDR=node0 examples/bielik-1.5b/4_stage2.sh            (torchrun, on each node)
+#   LAUNCH="python -m megatron_bielik.pretrain" examples/bielik-1.5b/4_stage2.sh --dry_run --world_size 32
+set -euo pipefail
+
+here="$(dirname "${BASH_SOURCE[0]}")"
+DATA="${DATA:-data/bielik-1.5b}"
+TOKENIZER="${TOKENIZER:-models/bielik-1.5b-start}"
+CHECKPOINT="${CHECKPOINT:-checkpoints/bielik-1.5b-start}"
+RUN="${RUN:-runs/bielik-1.5b}"
+read -r -a launch <<< "${LAUNCH:-examples/launch/torchrun.sh}"
+
+"${launch[@]}" --config "${here}/stage1.yaml" --config "${here}/stage2.yaml" \
+  --data.train "[{prefix: ${DATA}/polish, weight: 0.81}, {prefix: ${DATA}/english, weight: 0.19}]" \
+  --data.tokenizer "${TOKENIZER}" --checkpoint.init_from "${CHECKPOINT}" --checkpoint.dir "${RUN}" "$@"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Text to token shards: one shard per language. Input: JSON lines with a "text" field, cleaned and filtered.
+#   TEXT=/data/text examples/bielik-4.5b/1_preprocess.sh
+set -euo pipefail
+
+TEXT="${TEXT:-data/text}"                       # folder with polish*.jsonl* and english*.jsonl*
+DATA="${DATA:-data/bielik-4.5b}"               # folder for the shards
+TOKENIZER="${TOKENIZER:-models/bielik-4.5b-start}"
+WORKERS="${WORKERS:-$(nproc)}"
+
+mkdir -p "${DATA}"
+for language in polish english; do
+  python tools/preprocess_data.py --input "${TEXT}/${language}"*.jsonl* --tokenizer "${TOKENIZER}" \
+    --output-prefix "${DATA}/${language}" --workers "${WORKERS}"
+done

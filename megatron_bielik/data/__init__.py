@@ -1,0 +1,1 @@
+"""Tokens to batches: shards, mixture, document boundaries."""

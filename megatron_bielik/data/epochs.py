@@ -1,0 +1,165 @@
+"""One shard as an endless stream of samples: pass after pass, each in its own order, a function of seed and pass alone.
+
+A pass lays the documents end to end in a random order and cuts them every sequence_length tokens; a sample is
+sequence_length + 1 tokens, the last one shared with the next sample (as megatron-core's GPTDataset cuts). Unlike there,
+the order does not depend on how many samples a run asks for, so that position n is the same sample for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_bielik.data.boundaries import sample_cu_seqlens
+from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.shards import ShardReader, bin_path, idx_path
+
+_FORMAT = 1
+_ARRAYS = ("documents", "ends", "order")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens of one sample and its documents.
+
+    Args:
+        tokens: int64 [sequence_length + 1].
+        cu_seqlens: int32 [documents + 1] over the first sequence_length tokens.
+        last_label_crosses: Whether the last token, a label only, begins another document.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    cu_seqlens: npt.NDArray[np.int32]
+    last_label_crosses: bool
+
+
+@dataclass(frozen=True)
+class _Pass:
+    documents: npt.NDArray[np.int32]  # the shard's document numbers in this pass's order
+    ends: npt.NDArray[np.int64]  # running number of tokens after each of them
+    order: npt.NDArray[np.int64]  # which cut is the n-th sample
+
+
+class ShardStream:
+    """Samples of a range of a shard's documents, numbered from 0 without end.
+
+    Args:
+        prefix: Path of the shard without .bin/.idx.
+        sequence_length: Tokens of a sample.
+        seed: Of the orders.
+        cache: Folder for the orders of each pass, shared by runs.
+        documents: First and one-past-last document; all by default.
+
+    Raises:
+        DataError: The shard is damaged, or has too few tokens for one sample.
+    """
+
+    def __init__(
+        self,
+        prefix: str | Path,
+        sequence_length: int,
+        seed: int,
+        cache: str | Path,
+        documents: tuple[int, int] | None = None,
+    ) -> None:
+        self.reader = ShardReader(prefix)
+        self.sequence_length = sequence_length
+        self.seed = seed
+        self.cache = Path(cache)
+        self.range = documents or (0, len(self.reader))
+        tokens = int(self.reader.lengths[self.range[0] : self.range[1]].sum(dtype=np.int64))
+        self.samples_per_pass = max(0, tokens - 1) // sequence_length
+        if self.samples_per_pass == 0:
+            raise DataError(
+                f"{prefix}: documents {self.range[0]} to {self.range[1]} have {tokens} tokens, one sample needs "
+                f"{sequence_length + 1}; use more text, another data.split or a smaller data.sequence_length"
+            )
+        self._passes: dict[int, _Pass] = {}
+
+    def sample(self, number: int) -> Sample:
+        """The sample at a position of the stream."""
+        epoch, number = divmod(number, self.samples_per_pass)
+        order = self._pass(epoch)
+        first = int(order.order[number]) * self.sequence_length
+        # The document that holds a token: the first whose end lies behind it (empty documents end where they begin).
+        begin, end = (int(i) for i in np.searchsorted(order.ends, (first, first + self.sequence_length), side="right"))
+        parts = []
+        begin_offset = first - (int(order.ends[begin - 1]) if begin else 0)
+        end_offset = first + self.sequence_length - (int(order.ends[end - 1]) if end else 0)
+        for position in range(begin, end + 1):
+            tokens = self.reader[int(order.documents[position])]
+            stop = end_offset + 1 if position == end else None
+            parts.append(tokens[begin_offset if position == begin else 0 : stop])
+        cu_seqlens = sample_cu_seqlens(
+            order.documents, self.reader.lengths, begin, begin_offset, end, end_offset, self.sequence_length
+        )
+        return Sample(np.concatenate(parts).astype(np.int64), cu_seqlens, end_offset == 0)
+
+    def prepare(self, samples: int) -> None:
+        """Build and keep in the cache the orders of all passes that the first `samples` samples touch."""
+        for epoch in range(-(-samples // self.samples_per_pass)):
+            if not self._folder(epoch).is_dir():
+                self._build(epoch)
+
+    def _pass(self, epoch: int) -> _Pass:
+        if epoch not in self._passes:
+            folder = self._folder(epoch)
+            if not folder.is_dir():
+                self._build(epoch)
+            self._passes = {epoch: _Pass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))}
+        return self._passes[epoch]
+
+    def _folder(self, epoch: int) -> Path:
+        index = idx_path(self.reader.prefix)
+        with index.open("rb") as stream:
+            head = stream.read(1 << 20)
+            stream.seek(max(0, index.stat().st_size - (1 << 20)))
+            ends = hashlib.sha256(head + stream.read()).hexdigest()
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (index, bin_path(self.reader.prefix))]
+        what = [_FORMAT, stats, ends, self.range, self.sequence_length, self.seed, epoch]
+        return self.cache / f"{self.reader.prefix.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]}"
+
+    def _build(self, epoch: int) -> None:
+        generator = np.random.default_rng([self.seed, epoch])
+        documents = generator.permutation(np.arange(*self.range, dtype=np.int32))
+        ends = np.cumsum(self.reader.lengths[documents], dtype=np.int64)
+        arrays = (documents, ends, generator.permutation(self.samples_per_pass))
+        self.cache.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=self.cache, prefix=".building-"))
+        try:
+            for name, array in zip(_ARRAYS, arrays, strict=True):
+                np.save(temporary / f"{name}.npy", array)
+            temporary.rename(self._folder(epoch))
+        except OSError:
+            # Another process may have finished the same order first: then its files serve.
+            if not self._folder(epoch).is_dir():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def split_documents(documents: int, split: str) -> dict[str, tuple[int, int]]:
+    """Cut a shard's documents into train, valid and test by shares such as "98,1,1".
+
+    Returns:
+        First and one-past-last document of each part that is not empty.
+
+    Raises:
+        DataError: Not three numbers, a negative one, or all zero.
+    """
+    try:
+        shares = [float(share) for share in split.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or min(shares) < 0 or sum(shares) == 0:
+        raise DataError(f'data.split is {split!r}, needs three shares for train, valid and test such as "98,1,1"')
+    bounds = [0, *(round(documents * sum(shares[: i + 1]) / sum(shares)) for i in range(3))]
+    parts = zip(("train", "valid", "test"), bounds, bounds[1:], strict=False)
+    return {name: (first, last) for name, first, last in parts if last > first}

@@ -1,0 +1,217 @@
+"""One piece of preprocessing, done by a worker process: read, encode, write a small shard, then its done marker.
+
+The marker is a JSON file with the piece's statistics. It appears, by renaming, after the shard is on disk, so a piece is
+done exactly when its marker can be read; whatever else a killed run leaves behind is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_bielik.data.encode import (
+    Encoder,
+    HuggingFaceEncoder,
+    TokenizerFiles,
+    differences,
+    make_encoder,
+    sample_of,
+)
+from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.inputs import Piece, TxtSplit
+from megatron_bielik.data.readers import line_number, read_piece
+from megatron_bielik.data.shards import ShardReader, ShardWriter
+
+_BAD_KEPT = 100  # bad records told by name per piece; all are counted
+
+
+@dataclass(frozen=True)
+class PieceOptions:
+    """What a worker has to know; see preprocess.PreprocessOptions."""
+
+    folder: Path
+    json_key: str
+    txt_split: TxtSplit
+    append_eod: bool
+    on_error: Literal["skip", "fatal"]
+    encoder: Literal["gigatoken", "tokenizers"]
+    strict_encoder: bool
+
+
+@dataclass
+class PieceResult:
+    """Statistics of a finished piece.
+
+    Attributes:
+        documents: Documents written.
+        empty: Documents without a token, left out.
+        tokens: Tokens written, end-of-document tokens included.
+        text_bytes: UTF-8 bytes of the texts.
+        special_tokens: Special tokens that stood in the texts.
+        bad: Bad lines or rows.
+        records: Lines or rows of each part.
+        bad_records: The first bad ones: part, number from 0 within the part, reason.
+        fell_back: A document for which gigatoken gave other IDs, so that the piece was encoded by tokenizers.
+    """
+
+    documents: int = 0
+    empty: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    special_tokens: int = 0
+    bad: int = 0
+    records: list[int] = field(default_factory=list)
+    bad_records: list[tuple[int, int, str]] = field(default_factory=list)
+    fell_back: str | None = None
+
+
+def append_token(
+    flat: npt.NDArray[np.uint32], lengths: npt.NDArray[np.int64], token: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Put a token after every document. flat: [tokens], lengths: [documents]."""
+    longer = lengths + 1
+    last = np.cumsum(longer) - 1
+    result = np.empty(len(flat) + len(lengths), dtype=np.uint32)
+    inner = np.ones(len(result), dtype=bool)
+    inner[last] = False
+    result[inner] = flat
+    result[last] = token
+    return result, longer
+
+
+class PieceWorker:
+    """Encodes pieces one after another with one encoder."""
+
+    def __init__(self, files: TokenizerFiles, options: PieceOptions) -> None:
+        self.files = files
+        self.options = options
+        self.encoder = make_encoder(files, options.encoder)
+        self.reference: Encoder = HuggingFaceEncoder(files) if options.encoder == "gigatoken" else self.encoder
+        self.is_special = np.zeros(files.vocab_size, dtype=bool)
+        self.is_special[list(files.special_ids)] = True
+
+    def run(self, piece: Piece) -> PieceResult:
+        """Encode one piece into options.folder and mark it done.
+
+        Raises:
+            DataError: A bad line under on_error fatal, a damaged input, a failed write, or gigatoken, asked for by name,
+            differs from the reference.
+        """
+        result = PieceResult(records=[0] * len(piece.parts))
+        encoder = None
+        with ShardWriter(self.options.folder / piece.name, self.files.vocab_size) as writer:
+            for batch in read_piece(piece, self.options.json_key, self.options.txt_split):
+                result.records[batch.part] += batch.records
+                for bad in batch.bad:
+                    self._count_bad(piece, result, bad.part, bad.number, bad.reason)
+                if not batch.texts:
+                    continue
+                if encoder is None:
+                    encoder = self._checked_encoder(batch.texts, result)
+                self._write(writer, encoder, batch.texts, result)
+        write_marker(self.options.folder / piece.name, result)
+        return result
+
+    def _checked_encoder(self, texts: Sequence[bytes], result: PieceResult) -> Encoder:
+        """The encoder for a piece: compared with the reference on the beginning of its first documents."""
+        if self.encoder is self.reference:
+            return self.encoder
+        wrong = differences(self.encoder, self.reference, sample_of(texts))
+        if wrong is None:
+            return self.encoder
+        if self.options.strict_encoder:
+            raise DataError(
+                f"--encoder is gigatoken, but it gives other IDs for {wrong.decode()[:60]!r}; use auto or tokenizers"
+            )
+        result.fell_back = wrong.decode()[:60]
+        return self.reference
+
+    def _write(self, writer: ShardWriter, encoder: Encoder, texts: Sequence[bytes], result: PieceResult) -> None:
+        flat, lengths = encoder.encode(texts)
+        result.text_bytes += sum(map(len, texts))
+        result.special_tokens += int(np.count_nonzero(self.is_special[flat]))
+        kept = lengths[lengths > 0]
+        result.empty += len(lengths) - len(kept)
+        if self.options.append_eod:
+            flat, kept = append_token(flat, kept, self.files.eos_id)
+        writer.add_batch(flat, kept)
+        result.documents += len(kept)
+        result.tokens += len(flat)
+
+    def _count_bad(self, piece: Piece, result: PieceResult, part: int, number: int, reason: str) -> None:
+        if self.options.on_error == "fatal":
+            source = piece.parts[part]
+            kind = "row" if source.format == "parquet" else "line"
+            place = f"{source.path}, {kind} {line_number(source, number)}"
+            raise DataError(f"{place}: {reason}; mend it, or skip such with --on-error skip")
+        result.bad += 1
+        if len(result.bad_records) < _BAD_KEPT:
+            result.bad_records.append((part, number, reason))
+
+
+def write_marker(prefix: Path, result: PieceResult) -> None:
+    """Mark a piece as done."""
+    write_json(Path(f"{prefix}.json"), asdict(result))
+
+
+def read_marker(prefix: Path) -> PieceResult | None:
+    """Statistics of a finished piece; None when it has to be done (again)."""
+    try:
+        result = PieceResult(**json.loads(Path(f"{prefix}.json").read_text(encoding="utf-8")))
+        shard = ShardReader(prefix)
+    except (OSError, ValueError, TypeError):
+        return None
+    return result if (len(shard), shard.num_tokens) == (result.documents, result.tokens) else None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file that appears only when complete. Raises DataError when the disk refuses."""
+    temporary = Path(f"{path}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(content, stream, ensure_ascii=False, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+_worker: PieceWorker | None = None  # of this worker process; a pool's tasks can find their state nowhere else
+
+
+def start_worker(files: TokenizerFiles, options: PieceOptions) -> None:
+    """Initializer of a worker process."""
+    global _worker
+    # An interrupt from the keyboard reaches every process; the parent alone decides, and pieces being done are finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = PieceWorker(files, options)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    # A parent that was killed cannot end its workers, and they would wait for work for ever.
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def run_piece(piece: Piece) -> PieceResult:
+    """A worker process's task."""
+    if _worker is None:
+        raise RuntimeError("run_piece needs start_worker first")
+    return _worker.run(piece)

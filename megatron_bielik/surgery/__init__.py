@@ -1,0 +1,1 @@
+"""Weights to other weights: Hugging Face import and export."""

@@ -1,0 +1,144 @@
+"""Hugging Face models to our checkpoints and back, streaming: at no time is more than one matrix of ours in memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_bielik import checkpoint_files as files
+from megatron_bielik.presets import ModelShape
+from megatron_bielik.surgery.architecture import mappings
+from megatron_bielik.surgery.hf_config import copy_companions, read_shape, write_config
+from megatron_bielik.surgery.native_files import NativeReader, write_tensors
+from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, write_safetensors
+
+Progress = Callable[[int, int], None]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    output: Path
+    shape: ModelShape
+    parameters: int
+    dtype: torch.dtype
+
+
+def import_hf(source: Path, output: Path, dtype: str | None = None, progress: Progress = lambda done, total: None) -> Converted:
+    """Turn a Hugging Face model into a checkpoint that pretraining starts from (checkpoint.init_from).
+
+    Args:
+        source: Folder with config.json and safetensors.
+        output: New folder; appears when it is complete.
+        dtype: bf16 or fp32; as in the source by default.
+        progress: Called with tensors done and in all.
+
+    Raises:
+        ConversionError: Unknown architecture, or missing, unexpected or misshaped tensors, by name.
+    """
+    shape = read_shape(source)
+    reader = SafetensorsReader(source)
+    table = list(mappings(shape))
+    _check_names(source, reader, [(name, size) for m in table for name, size in zip(m.theirs, m.their_shapes, strict=True)], shape)
+    kind = DTYPES[dtype] if dtype else reader.read(table[1].theirs[0]).dtype  # a norm: small
+    by_key = {mapping.native: mapping for mapping in table}
+    done = 0
+
+    def make(key: str) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        progress(done, len(table))
+        return by_key[key].merge([reader.read(name) for name in by_key[key].theirs])
+
+    with _appearing(output) as folder:
+        write_tensors(folder, {mapping.native: mapping.native_shape for mapping in table}, kind, make)
+        copy_companions(source, folder / files.TOKENIZER)
+        files.write_checksums(folder, files.checksums(folder, files.payload_files(folder)))
+        files.write_description(folder, shape, step=0)
+    return Converted(output, shape, shape.num_parameters(), kind)
+
+
+def export_hf(
+    source: Path,
+    output: Path,
+    dtype: str | None = None,
+    shard_bytes: int = _SHARD_BYTES,
+    progress: Progress = lambda done, total: None,
+) -> Converted:
+    """Turn a checkpoint of any layout into a Hugging Face model with its tokenizer.
+
+    Args:
+        source: A checkpoint, or a run: then its newest one.
+        output: New folder; appears when it is complete.
+        dtype: bf16 or fp32; as stored by default.
+        shard_bytes: Largest safetensors file.
+        progress: Called with tensors done and in all.
+
+    Raises:
+        CheckpointError: Not a checkpoint, or damaged.
+        ConversionError: Tensors are missing or misshaped, by name.
+    """
+    checkpoint = files.find_checkpoint(source)
+    shape, _ = files.read_description(checkpoint)
+    reader = NativeReader(checkpoint)
+    table = list(mappings(shape))
+    for mapping in table:
+        if mapping.native not in reader:
+            raise ConversionError(f"{checkpoint} lacks {mapping.native}")
+        stored, padded = reader.shape(mapping.native), mapping.native_shape[0] == shape.vocab_size
+        if stored[1:] != mapping.native_shape[1:] or not (stored[0] == mapping.native_shape[0] or (padded and stored[0] > shape.vocab_size)):
+            raise ConversionError(f"{checkpoint}: {mapping.native} is {stored}, its shape needs {mapping.native_shape}")
+    kind = DTYPES[dtype] if dtype else reader.dtype(table[0].native)
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for done, mapping in enumerate(table, start=1):
+            whole = reader.read(mapping.native)[: mapping.native_shape[0]]  # without vocabulary padding
+            yield from zip(mapping.theirs, mapping.split(whole), strict=True)
+            progress(done, len(table))
+
+    with _appearing(output) as folder:
+        copy_companions(checkpoint / files.TOKENIZER, folder)
+        shapes = {name: size for m in table for name, size in zip(m.theirs, m.their_shapes, strict=True)}
+        write_safetensors(folder, shapes, kind, tensors(), shard_bytes)
+        write_config(folder, shape, str(kind).removeprefix("torch."))
+    return Converted(output, shape, shape.num_parameters(), kind)
+
+
+def _check_names(source: Path, reader: SafetensorsReader, expected: list[tuple[str, tuple[int, ...]]], shape: ModelShape) -> None:
+    names = {name for name, _ in expected}
+    missing = sorted(names - set(reader.files))
+    if missing:
+        raise ConversionError(f"{source} lacks {len(missing)} tensors, the first is {missing[0]}")
+    # A tied model may carry a copy of its input matrix.
+    unexpected = sorted(set(reader.files) - names - ({"lm_head.weight"} if shape.tie_embeddings else set()))
+    if unexpected:
+        raise ConversionError(f"{source} has {len(unexpected)} tensors its config.json does not explain, the first is {unexpected[0]}")
+    for name, size in expected:
+        if reader.shape(name) != size:
+            raise ConversionError(f"{source}: {name} is {reader.shape(name)}, config.json needs {size}")
+
+
+@contextmanager
+def _appearing(output: Path) -> Iterator[Path]:
+    """A temporary folder beside the output that takes its name at the end, or is removed on an error."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"{output} exists already: choose another --output or remove it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Loss to weights: loop, step, optimizer, schedule, checkpoints, plan."""

@@ -1,0 +1,243 @@
+"""What hangs off the loop: each concern a small object that sees every step and keeps a state of its own.
+
+States are stored in checkpoints under the callback's name and are the same on every rank.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from megatron_bielik.training.step import StepResult
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from megatron_bielik.training.trainer import Trainer
+
+STOP_REASONS = {1: "the time limit was reached", 2: "SIGTERM was received", 3: "SIGUSR1 was received"}
+
+
+class Callback:
+    """Base: does nothing. Subclasses override what they need."""
+
+    name = ""
+
+    def state(self) -> dict[str, Any]:
+        """Plain data for the checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what state() gave."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step of this process, after a resume."""
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        """After each step; trainer.step is its number."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last step of this process, also when it stops early."""
+
+
+class SkippedSteps(Callback):
+    """Counts steps whose loss or gradient was not finite, and stops the run after too many in a row."""
+
+    name = "skipped_steps"
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.total, self._in_a_row = limit, 0, 0
+
+    def state(self) -> dict[str, Any]:
+        return {"total": self.total, "in_a_row": self._in_a_row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.total, self._in_a_row = state["total"], state["in_a_row"]
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if result.updated:
+            self._in_a_row = 0
+            return
+        self.total += 1
+        self._in_a_row += 1
+        what = f"loss {result.loss}, gradient norm {result.grad_norm}: step skipped ({self.total} in all)"
+        trainer.event("skip", what)
+        if self._in_a_row >= self._limit:
+            trainer.stop(f"{self._in_a_row} steps in a row were not finite (training.max_skipped_steps)", failed=True)
+
+
+class Metrics(Callback):
+    """Writes each logged step's figures: loss, rate, norm, speed, and FLOP/s in both conventions."""
+
+    name = "metrics"
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._since, self._steps = time.perf_counter(), 0
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        self._steps += 1
+        if trainer.step % self._interval and trainer.step != trainer.config.training.steps:
+            return
+        now = time.perf_counter()
+        seconds = (now - self._since) / self._steps
+        self._since, self._steps = now, 0
+        rate = trainer.tokens_per_step / seconds / trainer.runtime.world_size
+        record = {
+            "type": "train",
+            "step": trainer.step,
+            "loss": result.loss,
+            "lr": trainer.lr,
+            "grad_norm": result.grad_norm,
+            "tokens": trainer.step * trainer.tokens_per_step,
+            "tokens_per_second_per_gpu": rate,
+            "step_seconds": seconds,
+            "time": time.time(),
+        }
+        for convention, flops in trainer.flops_per_token.items():
+            record[f"tflops_{convention}"] = flops * rate / 1e12
+            if trainer.peak_flops is not None:
+                record[f"mfu_{convention}"] = flops * rate / trainer.peak_flops
+        trainer.log.write(record)
+
+
+class LossSpikes(Callback):
+    """Tells when a loss lies far above the recent ones, and which samples were in that step.
+
+    Mean and variance are exponential averages over about `memory` steps; a spike itself does not enter them.
+    """
+
+    name = "loss_spikes"
+
+    def __init__(self, threshold: float, memory: int = 50) -> None:
+        self._threshold, self._share = threshold, 2 / (memory + 1)
+        self._mean, self._variance, self._seen, self._memory = 0.0, 0.0, 0, memory
+
+    def state(self) -> dict[str, Any]:
+        return {"mean": self._mean, "variance": self._variance, "seen": self._seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._mean, self._variance, self._seen = state["mean"], state["variance"], state["seen"]
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if not math.isfinite(result.loss):
+            return
+        if self.is_spike(result.loss):
+            deviations = (result.loss - self._mean) / math.sqrt(self._variance)
+            trainer.event("spike", f"loss {result.loss:.4f} is {deviations:.1f} deviations above {self._mean:.4f}")
+            return
+        self.observe(result.loss)
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether a loss is too far above the mean; never during the first steps, when there is no mean yet."""
+        return self._seen >= self._memory // 2 and loss > self._mean + self._threshold * math.sqrt(self._variance)
+
+    def observe(self, loss: float) -> None:
+        """Take a loss into mean and variance."""
+        share = max(self._share, 1 / (self._seen + 1))  # a plain average first
+        delta = loss - self._mean
+        self._mean += share * delta
+        self._variance = (1 - share) * (self._variance + share * delta * delta)
+        self._seen += 1
+
+
+class Evaluation(Callback):
+    """Evaluates every set at intervals and after the last step."""
+
+    name = "evaluation"
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if self._interval and (trainer.step % self._interval == 0 or trainer.step == trainer.config.training.steps):
+            trainer.evaluate()
+
+
+class GarbageCollection(Callback):
+    """Collects at the same step on every rank, so that no rank makes the others wait at a step of its own."""
+
+    name = "garbage_collection"
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def on_start(self, trainer: Trainer) -> None:
+        if self._interval:
+            gc.disable()
+            gc.collect()
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if self._interval and trainer.step % self._interval == 0:
+            gc.collect()
+
+    def on_end(self, trainer: Trainer) -> None:
+        gc.enable()
+
+
+class StopRequests(Callback):
+    """Turns SIGTERM, SIGUSR1 and the time limit into a stop that all ranks make after the same step.
+
+    `wanted` is this rank's request; the step reduces it over all ranks and the result says what to do.
+    """
+
+    name = "stop_requests"
+
+    def __init__(self, time_limit_minutes: float | None) -> None:
+        self.wanted = 0
+        self._deadline = math.inf if time_limit_minutes is None else time.monotonic() + 60 * time_limit_minutes
+        self._previous: dict[int, Any] = {}
+
+    def on_start(self, trainer: Trainer) -> None:
+        for number, code in ((signal.SIGTERM, 2), (signal.SIGUSR1, 3)):
+
+            def request(received: int, frame: FrameType | None, code: int = code) -> None:
+                self.wanted = code
+
+            self._previous[number] = signal.signal(number, request)
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        if time.monotonic() > self._deadline:
+            self.wanted = max(self.wanted, 1)
+        if result.stop:
+            trainer.stop(STOP_REASONS[result.stop])
+
+    def on_end(self, trainer: Trainer) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class Checkpoints(Callback):
+    """Saves at intervals, before a change of the trained parameters, and at the end of the process."""
+
+    name = "checkpoints"
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._saved = -1
+
+    def on_step(self, trainer: Trainer, result: StepResult) -> None:
+        trainer.store.poll()
+        due = self._interval and trainer.step % self._interval == 0
+        unfreezes = trainer.step == trainer.config.training.unfreeze_at_step
+        if (due or unfreezes) and not trainer.stopping:
+            self._save(trainer)
+        if unfreezes:
+            trainer.store.finish()
+            trainer.rebuild_from(trainer.store.latest())
+
+    def on_end(self, trainer: Trainer) -> None:
+        if trainer.step > trainer.resumed_step and self._saved != trainer.step:
+            self._save(trainer)
+        trainer.store.finish()
+
+    def _save(self, trainer: Trainer) -> None:
+        started = time.perf_counter()
+        trainer.save()
+        self._saved = trainer.step
+        trainer.event("checkpoint", f"step {trainer.step} saved, {time.perf_counter() - started:.1f} s of the loop")

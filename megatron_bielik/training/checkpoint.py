@@ -1,0 +1,240 @@
+"""Saves and loads the sharded state of a run; what is saved under one layout loads under any other.
+
+Keys are global names (decoder.layers.7.mlp.linear_fc1.weight, optimizer.state.exp_avg.<name>) with each rank's slices, in
+megatron-core's distributed format. Folders appear under their name, and `latest` moves, only when every rank is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
+from megatron.core.optimizer import MegatronOptimizer
+
+from megatron_bielik import checkpoint_files as files
+from megatron_bielik.checkpoint_files import CheckpointError
+from megatron_bielik.model.gpt import BielikModel
+from megatron_bielik.presets import ModelShape
+
+_SHARDING = {
+    # A key per layer, so that tools can read one layer at a time.
+    "non_homogeneous_layers": True,
+    # The only optimizer format that loads under another tensor- or pipeline-parallel layout.
+    "distrib_optim_sharding_type": "fully_reshardable",
+    # Gather optimizer shards in host memory of the first data-parallel rank, not on every device.
+    "distrib_optim_fully_reshardable_mem_efficient": True,
+    "chained_optim_avoid_prefix": True,
+}
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        root: Folder that holds step_* and latest.
+        keep_last, keep_every: See CheckpointConfig.
+        asynchronous: Write in a background process while training goes on.
+    """
+
+    def __init__(self, root: Path, keep_last: int, keep_every: int, asynchronous: bool) -> None:
+        self._root, self._keep_last, self._keep_every = root, keep_last, keep_every
+        self._asynchronous = asynchronous
+        self._queue = AsyncCallsQueue(persistent=False)
+
+    def save(
+        self,
+        step: int,
+        shape: ModelShape,
+        chunks: Sequence[BielikModel],
+        optimizer: MegatronOptimizer,
+        common: dict[str, Any],
+        write_companions: Callable[[Path], None],
+    ) -> None:
+        """Save a step. With asynchronous writing the call returns before the files are complete.
+
+        Args:
+            common: Plain data, equal on every rank.
+            write_companions: Called on rank 0 with the unfinished folder: run.yaml, tokenizer.
+        """
+        self.finish()
+        name = files.name_of_step(step)
+        unfinished = self._root / f".writing-{name}"
+        if dist.get_rank() == 0:
+            self._root.mkdir(parents=True, exist_ok=True)
+            for left_over in self._root.glob(".writing-*"):
+                shutil.rmtree(left_over)
+            unfinished.mkdir()
+        dist.barrier()
+        state = _model_state(chunks)
+        state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_SHARDING)
+        # Only the first data-parallel rank holds the gathered states; the plain part must look alike on all.
+        state["optimizer"]["param_state"] = state["optimizer"]["param_state"] or {}
+        state["common"] = common
+        request: AsyncRequest | None = dist_checkpointing.save(
+            state, str(unfinished), async_sharded_save=self._asynchronous, content_metadata=dict(_SHARDING)
+        )
+
+        def complete() -> None:
+            self._complete(unfinished, name, step, shape, write_companions)
+
+        if request is None:
+            complete()
+        else:
+            request.finalize_fns.append(complete)
+            self._queue.schedule_async_request(request)
+
+    def poll(self) -> None:
+        """Complete a background save if all ranks have written their part. To be called at the same step on every rank."""
+        if self._queue.get_num_unfinalized_calls():
+            self._queue.maybe_finalize_async_calls(blocking=False)
+
+    def finish(self) -> None:
+        """Wait for a background save."""
+        if self._queue.get_num_unfinalized_calls():
+            self._queue.maybe_finalize_async_calls(blocking=True)
+
+    def close(self) -> None:
+        """Wait for a background save and end its process."""
+        self.finish()
+        self._queue.close()
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return files.latest_checkpoint(self._root)
+
+    def _complete(
+        self, unfinished: Path, name: str, step: int, shape: ModelShape, write_companions: Callable[[Path], None]
+    ) -> None:
+        rank, world = dist.get_rank(), dist.get_world_size()
+        if rank == 0:
+            write_companions(unfinished)
+        dist.barrier()
+        sums: list[dict[str, str]] = [{}] * world
+        dist.all_gather_object(sums, files.checksums(unfinished, files.payload_files(unfinished)[rank::world]))
+        if rank == 0:
+            files.write_checksums(unfinished, {name: value for part in sums for name, value in part.items()})
+            files.write_description(unfinished, shape, step)
+            final = self._root / name
+            if final.exists():  # the same step saved again after a resume
+                shutil.rmtree(final)
+            unfinished.rename(final)
+            files.point_latest(self._root, name)
+            self._remove_old(name)
+        dist.barrier()
+
+    def _remove_old(self, newest: str) -> None:
+        steps = sorted(step for path in self._root.iterdir() if (step := files.step_of_name(path.name)) is not None)
+        keep = set(steps[-self._keep_last :] if self._keep_last else steps)
+        for step in steps:
+            permanent = self._keep_every > 0 and step % self._keep_every == 0
+            if step not in keep and not permanent and files.name_of_step(step) != newest:
+                shutil.rmtree(self._root / files.name_of_step(step))
+
+
+def load(
+    checkpoint: Path,
+    shape: ModelShape,
+    chunks: Sequence[BielikModel],
+    optimizer: MegatronOptimizer | None,
+    verify: bool,
+) -> dict[str, Any]:
+    """Fill model and optimizer from a checkpoint written under any layout.
+
+    Without an optimizer only the weights are read. Parameters that were frozen when it was written have no moments there:
+    theirs start at zero, and their fp32 master weights from the weights.
+
+    Returns:
+        The plain data given to save().
+
+    Raises:
+        CheckpointError: Damaged, unsafe, of another shape, or tensors are missing.
+    """
+    _check(checkpoint, shape, verify)
+    state = _model_state(chunks)
+    available = set(dist_checkpointing.load_tensors_metadata(str(checkpoint)))
+    missing = sorted({leaf.key for leaf in _leaves(state)} - available)
+    if missing:
+        raise CheckpointError(f"{checkpoint} lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+    if optimizer is not None:
+        state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=_SHARDING)
+        _fill_missing_moments(state["optimizer"]["param_state"], available, chunks)
+    loaded = dist_checkpointing.load(state, str(checkpoint))
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(loaded[f"model{number}"], strict=False)
+    if optimizer is not None:
+        optimizer.load_state_dict(loaded["optimizer"])
+    return loaded.get("common", {})  # type: ignore[no-any-return]
+
+
+def _check(checkpoint: Path, shape: ModelShape, verify: bool) -> None:
+    """Raise CheckpointError on every rank if any rank finds the checkpoint unfit."""
+    problem: str | None = None
+    try:
+        files.refuse_code(checkpoint)
+        stored, _ = files.read_description(checkpoint)
+        for name, value in vars(shape).items():
+            # Context length is no property of the weights.
+            if getattr(stored, name) != value and name != "max_position_embeddings":
+                raise CheckpointError(
+                    f"{checkpoint} has model.{name} {getattr(stored, name)}, this run {value}: use the shape it was saved with"
+                )
+        if verify:
+            damaged = files.damaged_files(checkpoint, dist.get_rank(), dist.get_world_size())
+            if damaged:
+                raise CheckpointError(
+                    f"{checkpoint / damaged[0]} is not what was written (checksum); write another step's folder name into "
+                    f"{checkpoint.parent / files.LATEST}"
+                )
+    except CheckpointError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise CheckpointError(found)
+
+
+def _model_state(chunks: Sequence[BielikModel]) -> dict[str, Any]:
+    """Sharded weights of the chunks. Objects are left out: only tensors and plain data are ever stored."""
+    return {
+        f"model{number}": {
+            key: value
+            for key, value in chunk.sharded_state_dict(metadata=dict(_SHARDING)).items()
+            if not isinstance(value, ShardedObject)
+        }
+        for number, chunk in enumerate(chunks)
+    }
+
+
+def _leaves(state: Any) -> Iterator[ShardedTensor]:
+    if isinstance(state, ShardedTensorFactory):
+        yield from _leaves(state.build())
+    elif isinstance(state, ShardedTensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _leaves(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _leaves(value)
+
+
+def _fill_missing_moments(
+    param_state: dict[int, dict[str, ShardedBase]], available: set[str], chunks: Sequence[BielikModel]
+) -> None:
+    """Replace what the checkpoint has no optimizer state for by its start: moments zero, master weights the weights."""
+    weights = {name: parameter for chunk in chunks for name, parameter in chunk.global_names()}
+    for tensors in param_state.values():
+        for kind, sharded in tensors.items():
+            if sharded.key in available:
+                continue
+            weight = weights[sharded.key.removeprefix(f"optimizer.state.{kind}.")]
+            is_moment = kind.startswith("exp_avg")
+            tensors[kind] = torch.zeros_like(weight, dtype=torch.float32) if is_moment else weight.detach().float()

@@ -1,0 +1,30 @@
+"""Opens the log of a run: the sinks its options ask for, on rank 0 alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from megatron_bielik.config import Config
+from megatron_bielik.training.live import LiveLine
+from megatron_bielik.training.log import FILE_NAME, JsonLines, Log, Sink, TensorBoard, WandB
+
+
+def open_log(config: Config, folder: Path, rank: int, resumed_step: int) -> Log:
+    """JSON lines and the screen always, TensorBoard and W&B as asked. Other ranks get a log that writes nothing.
+
+    Records after resumed_step, left by a process that was killed, are dropped: those steps are done again.
+    """
+    if rank != 0:
+        return Log([])
+    folder.mkdir(parents=True, exist_ok=True)
+    name = config.logging.run_name or folder.name
+    sinks: list[Sink] = [JsonLines(folder / FILE_NAME, resumed_step), LiveLine(config.training.steps)]
+    if config.logging.tensorboard:
+        sinks.append(TensorBoard(folder / "tensorboard", resumed_step or None))
+    if config.logging.wandb_project is not None:
+        sinks.append(WandB(config.logging.wandb_project, folder, name))
+    log = Log(sinks)
+    log.write({"type": "run", "name": name, "step": resumed_step, "config": asdict(config), "time": time.time()})
+    return log

@@ -1,0 +1,128 @@
+"""One training step and one evaluation, as algorithms over micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_bielik.config import Config
+from megatron_bielik.data.batches import Batch
+from megatron_bielik.model.gpt import document_parameters
+from megatron_bielik.parallel.runtime import Runtime
+from megatron_bielik.training.optimizer import clip_gradients, global_gradient_norm
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured, the same on every rank.
+
+    Args:
+        loss: Mean over the global batch's counted tokens.
+        grad_norm: Before clipping.
+        counted_tokens: Tokens with a loss.
+        updated: False where a NaN or infinite loss or gradient kept the weights as they were.
+        stop: Largest stop request of any rank, 0 for none.
+    """
+
+    loss: float
+    grad_norm: float
+    counted_tokens: int
+    updated: bool
+    stop: int = 0
+
+
+def train_step(
+    wrapped: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    batches: Sequence[Batch],
+    config: Config,
+    runtime: Runtime,
+    stop_request: int = 0,
+) -> StepResult:
+    """Forward and backward over all micro-batches, then one update, unless loss or gradients are not finite.
+
+    The loss is the sum over counted tokens of the global batch divided by their number, whatever the layout.
+    """
+    for chunk in wrapped:
+        chunk.train()
+        chunk.zero_grad_buffer()
+    optimizer.zero_grad()
+    sums = _forward_backward(wrapped, batches, config, runtime, forward_only=False)
+    optimizer.prepare_grads()
+    norm = global_gradient_norm(optimizer)
+    # One reduction and one wait for the device per step: loss, tokens, stop requests and the norm together.
+    stops = torch.zeros(8, dtype=torch.float64, device=runtime.device)
+    stops[stop_request] = 1
+    reduced = torch.cat((sums, stops))
+    dist.all_reduce(reduced)
+    loss_sum, tokens, *wanted, grad_norm = torch.cat((reduced, norm.double()[None])).tolist()
+    loss = loss_sum / max(tokens, 1)
+    finite = abs(loss) < float("inf") and abs(grad_norm) < float("inf")  # false for NaN too
+    if finite:
+        clip_gradients(optimizer, norm, config.optimizer.clip_grad)
+        optimizer.step_with_ready_grads()
+    stop = max((code for code, count in enumerate(wanted) if count), default=0)
+    return StepResult(loss, grad_norm, int(tokens), finite, stop)
+
+
+@torch.no_grad()
+def evaluate(
+    wrapped: Sequence[DistributedDataParallel], batches: Sequence[Batch], config: Config, runtime: Runtime
+) -> tuple[float, int]:
+    """Mean loss over the counted tokens of all ranks' batches, and their number."""
+    for chunk in wrapped:
+        chunk.eval()
+    sums = _forward_backward(wrapped, batches, config, runtime, forward_only=True)
+    dist.all_reduce(sums)
+    loss_sum, tokens = sums.tolist()
+    return loss_sum / max(tokens, 1), int(tokens)
+
+
+def _forward_backward(
+    wrapped: Sequence[DistributedDataParallel],
+    batches: Sequence[Batch],
+    config: Config,
+    runtime: Runtime,
+    forward_only: bool,
+) -> torch.Tensor:
+    """Run the pipeline schedule. Returns this rank's share of [loss sum, counted tokens], float64; zeros but on one rank
+    of the last stage's tensor-parallel group."""
+    tokens = config.training.micro_batch_size * config.data.sequence_length
+
+    def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
+        batch = next(iterator).to(runtime.device)
+        documents = document_parameters(config, batch.cu_seqlens, batch.positions[0])
+        output = model(batch.tokens, batch.positions, None, labels=batch.labels, packed_seq_params=documents)
+        return output, partial(_loss, batch.loss_mask)
+
+    outputs = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        # Each model chunk of an interleaved schedule walks over the same micro-batches.
+        data_iterator=[iter(batches) for _ in wrapped] if len(wrapped) > 1 else iter(batches),
+        model=list(wrapped),
+        num_microbatches=len(batches),
+        seq_length=tokens,  # micro-batches are one packed row
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    counts_here = bool(outputs) and parallel_state.get_tensor_model_parallel_rank() == 0
+    if not counts_here:
+        return torch.zeros(2, dtype=torch.float64, device=runtime.device)
+    return torch.stack([output["sums"] for output in outputs]).sum(0)
+
+
+def _loss(
+    loss_mask: torch.Tensor, per_token: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """megatron-core's per-token convention: the sum, the number of tokens to divide by in the end, and what to report."""
+    loss, tokens = (per_token * loss_mask).sum(), loss_mask.sum()
+    return loss, tokens.int(), {"sums": torch.stack((loss.detach(), tokens)).double()}

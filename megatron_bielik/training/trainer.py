@@ -1,0 +1,248 @@
+"""The run: builds everything once, then loops over steps; what is not the step itself is a callback."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron_bielik import checkpoint_files as files
+from megatron_bielik.checkpoint_files import CheckpointError
+from megatron_bielik.config import Config
+from megatron_bielik.data.batches import Batch, StepLoader
+from megatron_bielik.data.epochs import ShardStream, split_documents
+from megatron_bielik.data.mixture import Mixture
+from megatron_bielik.data.shards import ShardReader
+from megatron_bielik.model.gpt import build_model
+from megatron_bielik.model.initialization import initialize
+from megatron_bielik.parallel.runtime import Runtime
+from megatron_bielik.settings import as_yaml
+from megatron_bielik.training.callbacks import (
+    Callback,
+    Checkpoints,
+    Evaluation,
+    GarbageCollection,
+    LossSpikes,
+    Metrics,
+    SkippedSteps,
+    StopRequests,
+)
+from megatron_bielik.training.checkpoint import CheckpointStore, load
+from megatron_bielik.training.flops import dense_bf16_peak, flops_per_token
+from megatron_bielik.training.freezing import apply_patterns, trainable_patterns
+from megatron_bielik.training.log import Log
+from megatron_bielik.training.optimizer import build_optimizer, set_learning_rate, wrap_for_training
+from megatron_bielik.training.schedule import learning_rate
+from megatron_bielik.training.step import evaluate, train_step
+from megatron_bielik.training.watchdog import Watchdog
+
+
+class Trainer:
+    """One pretraining run from its configuration to its last step.
+
+    Attributes:
+        step: Steps done.
+        resumed_step: Step this process started from.
+        lr: Learning rate of the last step.
+        stopping: Why the loop ends early, or none.
+        failed: Whether it ends because of a failure.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, watchdog: Watchdog) -> None:
+        self.config, self.runtime, self._watchdog = config, runtime, watchdog
+        training, shape = config.training, config.model.shape()
+        self.folder = Path(config.checkpoint.dir)
+        self.step = self.resumed_step = 0
+        self.lr = 0.0
+        self.stopping: str | None = None
+        self.failed = False
+        self.log = Log([])
+        self.tokens_per_step = training.global_batch_size * config.data.sequence_length
+        self.flops_per_token = {c: flops_per_token(shape, config.data.sequence_length, c) for c in ("causal", "full")}
+        peak = training.peak_tflops
+        self.peak_flops = peak * 1e12 if peak is not None else dense_bf16_peak(runtime.device_name)
+        options = config.checkpoint
+        self.store = CheckpointStore(
+            self.folder / files.CHECKPOINTS, options.keep_last, options.keep_every, options.async_save
+        )
+        self._stop_requests = StopRequests(training.time_limit_minutes)
+        self.callbacks: list[Callback] = [
+            SkippedSteps(training.max_skipped_steps),
+            Metrics(config.logging.interval),
+            LossSpikes(training.spike_threshold),
+            Evaluation(training.eval_interval),
+            self._stop_requests,
+            Checkpoints(options.save_interval),
+            GarbageCollection(training.gc_interval),
+        ]
+
+    def prepare(self) -> None:
+        """Build the model, take weights from a checkpoint if there is one, and open the data. Raises on bad input."""
+        self._watchdog.progress("building the model")
+        checkpoint = self.store.latest()
+        common: dict[str, Any] = {}
+        if checkpoint is not None:
+            self.step = self.resumed_step = files.read_description(checkpoint)[1]
+        self._build()
+        if checkpoint is not None:
+            self._watchdog.progress("loading the checkpoint")
+            common = self._load(checkpoint)
+        elif self.config.checkpoint.init_from is not None:
+            self._watchdog.progress("loading initial weights")
+            source = files.find_checkpoint(Path(self.config.checkpoint.init_from))
+            load(source, self.config.model.shape(), self._chunks, None, self.config.checkpoint.verify)
+            self._optimizer.reload_model_params()
+        self._watchdog.progress("opening the data")
+        self._open_data(common)
+
+    def run(self) -> None:
+        """Train until the last step, a stop request or a failure."""
+        for callback in self.callbacks:
+            callback.on_start(self)
+        try:
+            while self.step < self.config.training.steps and self.stopping is None:
+                self._watchdog.progress(f"reading the data of step {self.step + 1}")
+                batches = self._loader.next_step()
+                self._watchdog.progress(f"in step {self.step + 1}")
+                self.step += 1
+                options = self.config
+                self.lr = learning_rate(self.step, options.optimizer, options.schedule, options.training.steps)
+                set_learning_rate(self._optimizer, self.lr)
+                self._sources = [source for batch in batches for source in batch.sources]
+                result = train_step(
+                    self._wrapped, self._optimizer, batches, options, self.runtime, self._stop_requests.wanted
+                )
+                for callback in self.callbacks:
+                    self._watchdog.progress(f"in {callback.name} after step {self.step}")
+                    callback.on_step(self, result)
+            for callback in self.callbacks:
+                callback.on_end(self)
+        finally:
+            self._loader.close()
+        self.store.close()
+
+    def stop(self, reason: str, failed: bool = False) -> None:
+        """Leave the loop after this step. To be called on every rank."""
+        self.stopping, self.failed = reason, failed or self.failed
+        self.event("stop", f"stopping after step {self.step}: {reason}")
+
+    def event(self, kind: str, message: str) -> None:
+        """Log something that happened at this step."""
+        self.log.write({"type": "event", "step": self.step, "kind": kind, "message": message, "time": time.time()})
+
+    def evaluate(self) -> None:
+        """Evaluate every set on its first samples, the same ones each time, and log each loss."""
+        for name, batches in self._evaluation.items():
+            self._watchdog.progress(f"evaluating {name} after step {self.step}")
+            loss, _ = evaluate(self._wrapped, batches, self.config, self.runtime)
+            perplexity = math.exp(min(loss, 700.0))
+            record = {"type": "eval", "step": self.step, "set": name, "loss": loss, "perplexity": perplexity}
+            self.log.write({**record, "time": time.time()})
+
+    def save(self) -> None:
+        """Save this step."""
+        common = {
+            "step": self.step,
+            "mixture": self._loader.state,
+            "seed": self.config.training.seed,
+            "sequence_length": self.config.data.sequence_length,
+            "callbacks": {callback.name: callback.state() for callback in self.callbacks},
+        }
+        self.store.save(
+            self.step, self.config.model.shape(), self._chunks, self._optimizer, common, self._write_companions
+        )
+
+    def rebuild_from(self, checkpoint: Path | None) -> None:
+        """Build model and optimizer anew for the parameters trained from this step on, and fill them from a checkpoint."""
+        assert checkpoint is not None, "a checkpoint was saved at this step"
+        self._build()
+        self._load(checkpoint)
+
+    def _build(self) -> None:
+        self._chunks = build_model(self.config)
+        initialize(self._chunks, self.config)
+        apply_patterns(self._chunks, trainable_patterns(self.config.training, self.step))
+        self._wrapped = wrap_for_training(self._chunks)
+        self._optimizer = build_optimizer(self._wrapped, self.config, self.runtime)
+
+    def _load(self, checkpoint: Path) -> dict[str, Any]:
+        shape, verify = self.config.model.shape(), self.config.checkpoint.verify
+        common = load(checkpoint, shape, self._chunks, self._optimizer, verify)
+        for name, here in (("seed", self.config.training.seed), ("sequence_length", self.config.data.sequence_length)):
+            if common[name] != here:
+                option = "training.seed" if name == "seed" else "data.sequence_length"
+                raise CheckpointError(
+                    f"{option} is {here} but {checkpoint} was trained with {common[name]}, which fixes the order of samples; "
+                    "keep it, or start another run with checkpoint.init_from"
+                )
+        states = common["callbacks"]
+        for callback in self.callbacks:
+            callback.restore(states.get(callback.name, {})) if states.get(callback.name) else None
+        return common
+
+    def _open_data(self, common: dict[str, Any]) -> None:
+        data, training = self.config.data, self.config.training
+        cache = Path(data.index_cache or self.folder / "index_cache")
+        parts = {spec.prefix: split_documents(len(ShardReader(spec.prefix)), data.split) for spec in data.train}
+        streams = {
+            spec.prefix: ShardStream(
+                spec.prefix, data.sequence_length, training.seed, cache, parts[spec.prefix]["train"]
+            )
+            for spec in data.train
+        }
+        held_out = {name: {} for name in ("valid", "test") if any(name in part for part in parts.values())}
+        for name, members in held_out.items():
+            for spec in data.train:
+                if name in parts[spec.prefix]:
+                    members[spec.prefix] = ShardStream(
+                        spec.prefix, data.sequence_length, training.seed, cache, parts[spec.prefix][name]
+                    )
+        weights = {spec.prefix: spec.weight for spec in data.train}
+        mixture = Mixture(weights, common.get("mixture"))
+        self._prepare_orders(streams, mixture, held_out)
+        self._loader = self._step_loader(streams, mixture)
+        self._evaluation: dict[str, Sequence[Batch]] = {}
+        if training.eval_interval:
+            named = {
+                name: {prefix: ShardStream(prefix, data.sequence_length, training.seed, cache)}
+                for name, prefix in data.valid.items()
+            }
+            for name, members in {**held_out, **named}.items():
+                loader = self._step_loader(members, Mixture({prefix: weights.get(prefix, 1.0) for prefix in members}))
+                self._evaluation[name] = [batch for _ in range(training.eval_batches) for batch in loader.next_step()]
+                loader.close()
+
+    def _prepare_orders(
+        self, streams: dict[str, ShardStream], mixture: Mixture, held_out: dict[str, dict[str, ShardStream]]
+    ) -> None:
+        """One process per node builds what the run will read; the others wait and open the files."""
+        if self.runtime.local_rank == 0:
+            left = (self.config.training.steps - self.step) * self.config.training.global_batch_size
+            for prefix, stream in streams.items():
+                stream.prepare(mixture.consumed[prefix] + math.ceil(left * mixture.weights[prefix]) + 1)
+            for members in held_out.values():
+                for stream in members.values():
+                    stream.prepare(1)
+        dist.barrier()
+
+    def _step_loader(self, streams: dict[str, ShardStream], mixture: Mixture) -> StepLoader:
+        return StepLoader(
+            streams,
+            mixture,
+            self.config.training.micro_batch_size,
+            self.config.training.global_batch_size,
+            parallel_state.get_data_parallel_rank(),
+            parallel_state.get_data_parallel_world_size(),
+            self.config.data.respect_document_boundaries,
+        )
+
+    def _write_companions(self, folder: Path) -> None:
+        (folder / "run.yaml").write_text(as_yaml(self.config))
+        if self.config.data.tokenizer is not None:
+            shutil.copytree(self.config.data.tokenizer, folder / files.TOKENIZER)

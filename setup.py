@@ -1,0 +1,17 @@
+"""Builds the C++ extensions in csrc/; everything else about the package stands in pyproject.toml."""
+
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension, build_ext
+from setuptools import setup
+
+SOURCES = sorted(Path("csrc").glob("*.cpp"))
+
+setup(
+    ext_modules=[
+        # csrc/name.cpp becomes megatron_bielik._name
+        Pybind11Extension(f"megatron_bielik._{path.stem}", [str(path)], cxx_std=17, extra_compile_args=["-O3"])
+        for path in SOURCES
+    ],
+    cmdclass={"build_ext": build_ext},
+)

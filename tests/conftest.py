@@ -1,0 +1,71 @@
+"""Shared by all tests: a launcher with a time limit, toy shards, and reading a run's results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_bielik.data.shards import ShardWriter
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu are skipped where there is none: they have nothing to run on."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def run(
+    arguments: list[str], processes: int = 1, timeout: float = 180, check: bool = True, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m` or torchrun with arguments such as ["-m", "megatron_bielik.pretrain", ...]; never longer than timeout."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=timeout, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{command} returned {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done
+
+
+@pytest.fixture(name="run")
+def run_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The function run."""
+    return run
+
+
+def write_shard(prefix: Path, documents: int = 300, vocab_size: int = 1000, seed: int = 0) -> None:
+    """A shard of learnable toy documents (slow random walks over the vocabulary), empty and one-token ones among them."""
+    generator = np.random.default_rng(seed)
+    with ShardWriter(prefix, vocab_size) as writer:
+        for number in range(documents):
+            length = number if number < 2 else int(generator.integers(2, 150))
+            walk = np.cumsum(generator.integers(0, 7, length)) % (vocab_size // 4)
+            writer.add_document(np.append(walk[:-1] + 3, 2) if length else walk)
+
+
+@pytest.fixture(scope="session")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefix of a toy shard with ids below 1000."""
+    prefix = tmp_path_factory.mktemp("shard") / "toy"
+    write_shard(prefix)
+    return prefix
+
+
+def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """Log records of one type of a run."""
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["type"] == kind]
