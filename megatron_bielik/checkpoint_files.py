@@ -64,21 +64,55 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def refuse_code(checkpoint: Path) -> None:
-    """Read the index the way that cannot run code, before a library reads it with pickle.
+def read_index(checkpoint: Path) -> Any:
+    """The index of the tensors (torch.distributed.checkpoint.metadata.Metadata), read in the way that cannot run code.
 
     Raises:
-        CheckpointError: The index is missing, damaged, or names anything but plain metadata classes.
+        CheckpointError: The index is missing, damaged, or names anything but tensors in files of this folder.
     """
-    index = checkpoint / ".metadata"
+    path = checkpoint / ".metadata"
     try:
-        _PlainUnpickler(io.BytesIO(index.read_bytes())).load()
+        index = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        kinds = {key: type(entry).__name__ for key, entry in index.state_dict_metadata.items()}
+        places = {Path(stored.relative_path) for stored in index.storage_data.values()}
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint} has no .metadata: not a complete checkpoint") from None
     except CheckpointError as error:
-        raise CheckpointError(f"{index} {error}; do not load it") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{index} is damaged ({type(error).__name__}: {error})") from None
+        raise CheckpointError(f"{path} {error}; do not load it") from None
+    except Exception as error:  # damaged bytes are instructions too: there is no list of what they can raise
+        raise CheckpointError(f"{path} is damaged ({' '.join(f'{type(error).__name__}: {error}'.split())})") from None
+    for key, kind in kinds.items():
+        if kind != "TensorStorageMetadata":  # BytesStorageMetadata: torch would unpickle these bytes
+            raise CheckpointError(f"{path} lists {key} as {kind}, checkpoints hold tensors only; do not load it")
+    for place in sorted(places):
+        if len(place.parts) != 1:
+            raise CheckpointError(f"{path} names {place}, a file outside of the checkpoint; do not load it")
+    return index
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Read the index and common.pt in the way that cannot run code, before a library reads them with pickle.
+
+    The tensors themselves (*.distcp) are read by torch.load(weights_only=True) in every path of this package.
+
+    Raises:
+        CheckpointError: One of them is missing, damaged, or holds anything but tensors and plain data.
+    """
+    import torch  # options are checked without it
+
+    read_index(checkpoint)
+    common = checkpoint / "common.pt"
+    try:
+        torch.load(common, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint} has no common.pt: not a complete checkpoint") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        raise CheckpointError(
+            f"{common} is refused: it holds more than tensors and plain data ({reason}); do not load it"
+        ) from None
+    except Exception as error:  # as above
+        raise CheckpointError(f"{common} is damaged ({type(error).__name__})") from None
 
 
 def name_of_step(step: int) -> str:
@@ -153,7 +187,9 @@ def read_description(checkpoint: Path) -> tuple[ModelShape, int]:
         return ModelShape(**content["shape"]), int(content["step"])
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint} has no {DESCRIPTION}: not a checkpoint") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
@@ -186,12 +222,13 @@ def damaged_files(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
         CheckpointError: checksums.json is missing or damaged.
     """
     try:
-        expected: dict[str, str] = json.loads((checkpoint / CHECKSUMS).read_text())
+        expected: dict[str, str] = dict(json.loads((checkpoint / CHECKSUMS).read_text()))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{checkpoint} has no {CHECKSUMS}; to load it all the same set checkpoint.verify=false"
+            f"{checkpoint} has no {CHECKSUMS}; to load it all the same set checkpoint.verify=false "
+            "(convert_checkpoint: --no-verify)"
         ) from None
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint / CHECKSUMS} is damaged: {error}") from None
     names = sorted(expected)[part::parts]
     return [

@@ -177,7 +177,7 @@ class TrainingConfig:
         precision: bf16 (fp32 master weights and gradient sums) or fp32.
         seed: Initialisation and data order.
         trainable: Regular expressions over parameter names; only matching ones are trained. Empty trains all.
-        unfreeze_at_step: From this step on all parameters are trained, with a new optimizer state; none never does.
+        unfreeze_at_step: After this step all parameters are trained; moments of those trained before go on. None never does.
         eval_interval: Steps between evaluations; 0 evaluates never.
         eval_batches: Global batches of one evaluation, per set.
         max_skipped_steps: Consecutive steps with a NaN or infinite loss or gradient before the run stops.

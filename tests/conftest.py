@@ -6,15 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
 from megatron_bielik.data.shards import ShardWriter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from megatron_bielik.parallel.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,13 +33,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def run(
-    arguments: list[str], processes: int = 1, timeout: float = 180, check: bool = True, env: Mapping[str, str] | None = None
+    arguments: list[str],
+    processes: int = 1,
+    timeout: float = 180,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m` or torchrun with arguments such as ["-m", "megatron_bielik.pretrain", ...]; never longer than timeout."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, timeout=timeout, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        command,
+        cwd=ROOT,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
     if check and done.returncode != 0:
         raise AssertionError(f"{command} returned {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
@@ -69,3 +83,55 @@ def records(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
     """Log records of one type of a run."""
     lines = (folder / "log.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def single_process() -> Iterator[Runtime]:
+    """megatron-core's process groups with one rank, in this process, for one test file."""
+    from megatron_bielik.config import ParallelConfig
+    from megatron_bielik.parallel import runtime
+
+    yield runtime.start(ParallelConfig(backend="gloo"), seed=1)
+    runtime.stop()
+
+
+def make_hf_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """A small transformers model of odd sizes with random weights, biases and norms: kind is qwen2, qwen2-tied or bielik.
+
+    Args:
+        options: Other values of its config.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 1001,
+        "hidden_size": 96,
+        "intermediate_size": 260,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_theta": 12_345.0, "rope_type": "default"},
+        "tie_word_embeddings": kind == "qwen2-tied",
+        "attn_implementation": "eager",
+        **options,
+    }
+    if kind == "bielik":
+        # Wider than the residual stream: nothing may take head_dim for hidden_size / heads.
+        biases = {"attention_bias": True, "mlp_bias": True}
+        model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**{"head_dim": 20, **biases, **sizes}))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**{"head_dim": 16, **sizes}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.1 * noise if "norm" in name else 0.1 * noise)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="session")
+def hf_model() -> Callable[..., PreTrainedModel]:
+    """The function make_hf_model."""
+    return make_hf_model

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,17 +31,26 @@ def main() -> int:
     parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder, or checkpoint or run folder")
     parser.add_argument("--output", type=Path, required=True, help="new folder; appears when it is complete")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the written weights; as in the input by default")
+    parser.add_argument("--no-verify", action="store_true", help="export without comparing checksums first")
     options = parser.parse_args()
-    convert = import_hf if options.direction == "import-hf" else export_hf
+    # So that a stopped job removes what it began.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped; nothing was written"))
+    is_import = options.direction == "import-hf"
+    convert = import_hf if is_import else partial(export_hf, verify=not options.no_verify)
     started = time.perf_counter()
     try:
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("tensors", total=None)
-            done = convert(
-                options.input, options.output, options.dtype, progress=lambda n, total: bar.update(task, completed=n, total=total)
-            )
+
+            def show(n: int, total: int) -> None:
+                bar.update(task, completed=n, total=total)
+
+            done = convert(options.input, options.output, options.dtype, progress=show)
     except (ConversionError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: stopped; nothing was written", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - started
     print(f"{done.parameters:,} parameters, {str(done.dtype).removeprefix('torch.')}, {seconds:.1f} s -> {done.output}")

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from megatron_bielik.corpus.synthetic import write_corpus
@@ -27,9 +28,10 @@ def main() -> None:
     args = parser.parse_args()
     size = int(args.megabytes * 1e6)
     columns = (TextColumn("generating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        with Progress(*columns, transient=True) as bar:
+        with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("generating", total=size)
             documents = write_corpus(args.output, size, args.seed, lambda count: bar.advance(task, count))
     except (ValueError, OSError) as error:

@@ -13,12 +13,11 @@ class DataError(ValueError):
     """Data, options or files that cannot be used; the message is one line for the user."""
 
 
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "file too large"}
+
+
 def write_error(path: Path, error: OSError) -> DataError:
     """A failed write as one line; a full disk or a file size limit is named as such. Nothing is left under `path`."""
-    reasons = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EFBIG: "file too large",
-    }
-    reason = reasons.get(error.errno or 0, error.strerror or str(error))
-    return DataError(f"cannot write {path}: {reason}; nothing was left under that name, make room and run it again")
+    reason = _NO_ROOM.get(error.errno or 0)
+    way_out = "make room and run it again" if reason else "check the folder and its permissions"
+    return DataError(f"cannot write {path}: {reason or error.strerror}; nothing was left under that name, {way_out}")

@@ -80,9 +80,9 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
     """
     found = []
     for pattern in patterns:
-        names = (
-            sorted(glob(pattern, recursive=True)) if has_magic(pattern) and not Path(pattern).exists() else [pattern]
-        )
+        is_pattern = has_magic(pattern) and not Path(pattern).exists()
+        # Path.glob would refuse absolute patterns.
+        names = sorted(glob(pattern, recursive=True)) if is_pattern else [pattern]  # noqa: PTH207
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
             raise DataError(f"--input {pattern}: no such file; name a file or a pattern that matches some")

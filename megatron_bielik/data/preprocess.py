@@ -223,6 +223,11 @@ def _pieces_folder(folder: Path, fingerprint: dict[str, Any], overwrite: bool) -
                     path.unlink()
             old = None
         if old is None:
+            strangers = sorted({path.name for path in folder.iterdir()} - {"lock", "work.json.tmp"})
+            if strangers:
+                raise DataError(
+                    f"{folder} holds {strangers[0]}, which is not of this tool; give another --output-prefix"
+                )
             write_json(state, fingerprint)
         yield
     finally:

@@ -71,8 +71,10 @@ def _read_lines(part: Part, number: int, json_key: str) -> Iterator[Batch]:
             position = part.start - 1 + len(stream.readline())
         done = 0
         while position < part.stop:
-            lines = stream.readlines(min(_BATCH_BYTES, part.stop - position))
-            if not lines:
+            left = min(_BATCH_BYTES, part.stop - position)
+            # readlines ends when its hint is exceeded, not when it is reached, and takes 0 for no limit.
+            lines = stream.readlines(left - 1) if left > 1 else [stream.readline()]
+            if not any(lines):
                 return
             position += sum(map(len, lines))
             yield _parse(lines, number, done, part, json_key)

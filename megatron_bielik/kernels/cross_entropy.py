@@ -29,14 +29,14 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         group: dist.ProcessGroup | None,
     ) -> torch.Tensor:
         parallel = group is not None and dist.get_world_size(group) > 1
-        values = logits.float()
+        # One fp32 copy, always of our own: it becomes the exponentials and then the softmax in place.
+        values = logits.to(torch.float32, copy=True)
         real = max(0, min(logits.size(-1), vocab_size - first_row))  # columns of this rank that are no padding
-        if real < values.size(-1):
-            values = values.masked_fill(torch.arange(values.size(-1), device=values.device) >= real, -torch.inf)
+        values[:, real:] = -torch.inf
         top = values.max(dim=-1).values
         if parallel:
             dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
-        values = values - top[:, None]  # from here on relative to the maximum
+        values.sub_(top[:, None])  # from here on relative to the maximum
         local = labels - first_row
         mine = (local >= 0) & (local < logits.size(-1))
         local = local.clamp(0, logits.size(-1) - 1)

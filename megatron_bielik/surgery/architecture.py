@@ -47,6 +47,8 @@ class Names:
     biased: frozenset[str]
 
 
+# Their first dimension is the vocabulary, padded in checkpoints.
+VOCABULARY_TENSORS = frozenset({"embedding.word_embeddings.weight", "output_layer.weight"})
 _TOP = {
     "embedding.word_embeddings.weight": "model.embed_tokens.weight",
     "decoder.final_layernorm.weight": "model.norm.weight",

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.presets import ModelShape
-from megatron_bielik.surgery.architecture import mappings
+from megatron_bielik.surgery.architecture import VOCABULARY_TENSORS, Mapping, mappings
 from megatron_bielik.surgery.hf_config import copy_companions, read_shape, write_config
 from megatron_bielik.surgery.native_files import NativeReader, write_tensors
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, write_safetensors
@@ -33,13 +34,15 @@ class Converted:
     dtype: torch.dtype
 
 
-def import_hf(source: Path, output: Path, dtype: str | None = None, progress: Progress = lambda done, total: None) -> Converted:
+def import_hf(
+    source: Path, output: Path, dtype: str | None = None, progress: Progress = lambda done, total: None
+) -> Converted:
     """Turn a Hugging Face model into a checkpoint that pretraining starts from (checkpoint.init_from).
 
     Args:
         source: Folder with config.json and safetensors.
         output: New folder; appears when it is complete.
-        dtype: bf16 or fp32; as in the source by default.
+        dtype: bf16 or fp32; the widest in the source by default.
         progress: Called with tensors done and in all.
 
     Raises:
@@ -48,8 +51,10 @@ def import_hf(source: Path, output: Path, dtype: str | None = None, progress: Pr
     shape = read_shape(source)
     reader = SafetensorsReader(source)
     table = list(mappings(shape))
-    _check_names(source, reader, [(name, size) for m in table for name, size in zip(m.theirs, m.their_shapes, strict=True)], shape)
-    kind = DTYPES[dtype] if dtype else reader.read(table[1].theirs[0]).dtype  # a norm: small
+    expected = _their_shapes(table)
+    _check_names(source, reader, expected, shape)
+    widest = reduce(torch.promote_types, {reader.dtype(name) for name in expected})
+    kind = DTYPES[dtype] if dtype else widest
     by_key = {mapping.native: mapping for mapping in table}
     done = 0
 
@@ -73,6 +78,7 @@ def export_hf(
     dtype: str | None = None,
     shard_bytes: int = _SHARD_BYTES,
     progress: Progress = lambda done, total: None,
+    verify: bool = True,
 ) -> Converted:
     """Turn a checkpoint of any layout into a Hugging Face model with its tokenizer.
 
@@ -82,6 +88,7 @@ def export_hf(
         dtype: bf16 or fp32; as stored by default.
         shard_bytes: Largest safetensors file.
         progress: Called with tensors done and in all.
+        verify: Compare the files' checksums first.
 
     Raises:
         CheckpointError: Not a checkpoint, or damaged.
@@ -91,12 +98,11 @@ def export_hf(
     shape, _ = files.read_description(checkpoint)
     reader = NativeReader(checkpoint)
     table = list(mappings(shape))
-    for mapping in table:
-        if mapping.native not in reader:
-            raise ConversionError(f"{checkpoint} lacks {mapping.native}")
-        stored, padded = reader.shape(mapping.native), mapping.native_shape[0] == shape.vocab_size
-        if stored[1:] != mapping.native_shape[1:] or not (stored[0] == mapping.native_shape[0] or (padded and stored[0] > shape.vocab_size)):
-            raise ConversionError(f"{checkpoint}: {mapping.native} is {stored}, its shape needs {mapping.native_shape}")
+    _check_stored(checkpoint, reader, table)
+    if verify and (damaged := files.damaged_files(checkpoint)):
+        raise files.CheckpointError(
+            f"{checkpoint / damaged[0]} is not what was written (checksum); export another step's checkpoint"
+        )
     kind = DTYPES[dtype] if dtype else reader.dtype(table[0].native)
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
@@ -107,22 +113,39 @@ def export_hf(
 
     with _appearing(output) as folder:
         copy_companions(checkpoint / files.TOKENIZER, folder)
-        shapes = {name: size for m in table for name, size in zip(m.theirs, m.their_shapes, strict=True)}
-        write_safetensors(folder, shapes, kind, tensors(), shard_bytes)
+        write_safetensors(folder, _their_shapes(table), kind, tensors(), shard_bytes)
         write_config(folder, shape, str(kind).removeprefix("torch."))
     return Converted(output, shape, shape.num_parameters(), kind)
 
 
-def _check_names(source: Path, reader: SafetensorsReader, expected: list[tuple[str, tuple[int, ...]]], shape: ModelShape) -> None:
-    names = {name for name, _ in expected}
+def _their_shapes(table: list[Mapping]) -> dict[str, tuple[int, ...]]:
+    return {name: size for mapping in table for name, size in zip(mapping.theirs, mapping.their_shapes, strict=True)}
+
+
+def _check_stored(checkpoint: Path, reader: NativeReader, table: list[Mapping]) -> None:
+    for mapping in table:
+        if mapping.native not in reader:
+            raise ConversionError(f"{checkpoint} lacks {mapping.native}")
+        stored, needed = reader.shape(mapping.native), mapping.native_shape
+        padded = mapping.native in VOCABULARY_TENSORS and stored[1:] == needed[1:] and stored[0] > needed[0]
+        if stored != needed and not padded:
+            raise ConversionError(f"{checkpoint}: {mapping.native} is {stored}, {files.DESCRIPTION} needs {needed}")
+
+
+def _check_names(
+    source: Path, reader: SafetensorsReader, expected: dict[str, tuple[int, ...]], shape: ModelShape
+) -> None:
+    names = set(expected)
     missing = sorted(names - set(reader.files))
     if missing:
         raise ConversionError(f"{source} lacks {len(missing)} tensors, the first is {missing[0]}")
     # A tied model may carry a copy of its input matrix.
     unexpected = sorted(set(reader.files) - names - ({"lm_head.weight"} if shape.tie_embeddings else set()))
     if unexpected:
-        raise ConversionError(f"{source} has {len(unexpected)} tensors its config.json does not explain, the first is {unexpected[0]}")
-    for name, size in expected:
+        raise ConversionError(
+            f"{source} has {len(unexpected)} tensors its config.json does not explain, the first is {unexpected[0]}"
+        )
+    for name, size in expected.items():
         if reader.shape(name) != size:
             raise ConversionError(f"{source}: {name} is {reader.shape(name)}, config.json needs {size}")
 

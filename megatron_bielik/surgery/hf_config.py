@@ -30,52 +30,69 @@ def read_shape(folder: Path) -> ModelShape:
         config: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConversionError(f"{path} not found: --input must be a Hugging Face model folder") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConversionError(f"{path} is damaged: {error}") from None
+    if not isinstance(config, dict):
+        raise ConversionError(f"{path} is damaged: it holds no JSON object")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     architecture = _architecture(path, config)
     required = {
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
         "rope_parameters.rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+        "rope_parameters.partial_rotary_factor": (rope.get("partial_rotary_factor", 1.0), 1.0),
         "use_sliding_window": (config.get("use_sliding_window", False), False),
+        "layer_types": ([kind for kind in config.get("layer_types") or [] if kind != "full_attention"][:1], []),
     }
+    nested = [name for name, value in rope.items() if isinstance(value, dict)]
+    if nested:
+        raise ConversionError(
+            f"{path}: rope_parameters differ by layer type ({nested[0]}), only one set can be converted"
+        )
     for name, (found, needed) in required.items():
         if found != needed:
             raise ConversionError(f"{path}: {name} is {found!r}, only {needed!r} can be converted")
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        return ModelShape(
+        shape = ModelShape(
             architecture=architecture,
             num_layers=config["num_hidden_layers"],
             hidden_size=hidden,
             ffn_hidden_size=config["intermediate_size"],
             num_attention_heads=heads,
-            num_query_groups=config.get("num_key_value_heads", heads),
+            num_query_groups=config.get("num_key_value_heads") or heads,
             vocab_size=config["vocab_size"],
             max_position_embeddings=config["max_position_embeddings"],
             tie_embeddings=config.get("tie_word_embeddings", False),
             head_dim=config.get("head_dim") or hidden // heads,
-            rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
             norm_epsilon=config["rms_norm_eps"],
         )
     except KeyError as error:
         raise ConversionError(f"{path} lacks {error.args[0]}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConversionError(f"{path} is damaged: {error}") from None
+    sizes = {name: value for name, value in vars(shape).items() if ModelShape.__annotations__[name] == "int"}
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ConversionError(f"{path}: {name} is {value!r}, it must be a whole number above 0")
+    if shape.num_attention_heads % shape.num_query_groups:
+        raise ConversionError(
+            f"{path}: {heads} query heads do not divide into {shape.num_query_groups} key/value heads"
+        )
+    return shape
 
 
 def _architecture(path: Path, config: dict[str, Any]) -> Architecture:
     kind = config.get("model_type")
-    for name, names in ARCHITECTURES.items():
-        if kind == names.model_type:
-            break
-    else:
-        known = ", ".join(names.model_type for names in ARCHITECTURES.values())
-        raise ConversionError(f"{path}: model_type is {kind!r}, known are {known}")
+    by_type: dict[Any, Architecture] = {names.model_type: name for name, names in ARCHITECTURES.items()}
+    if kind not in by_type:
+        raise ConversionError(f"{path}: model_type is {kind!r}, known are {', '.join(by_type)}")
     if kind == "llama" and not (config.get("attention_bias") and config.get("mlp_bias")):
         raise ConversionError(
             f"{path}: a Llama with attention_bias {config.get('attention_bias', False)} and mlp_bias "
             f"{config.get('mlp_bias', False)}; the Bielik form needs both true"
         )
-    return name
+    return by_type[kind]
 
 
 def write_config(folder: Path, shape: ModelShape, dtype: str) -> None:
@@ -126,8 +143,11 @@ def _special_tokens(folder: Path) -> dict[str, int]:
     settings, vocabulary = folder / "tokenizer_config.json", folder / "tokenizer.json"
     if not (settings.is_file() and vocabulary.is_file()):
         return {}
-    ids = {token["content"]: token["id"] for token in json.loads(vocabulary.read_text())["added_tokens"]}
-    roles = json.loads(settings.read_text())
+    try:
+        ids = {token["content"]: token["id"] for token in json.loads(vocabulary.read_text())["added_tokens"]}
+        roles = json.loads(settings.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{folder}: tokenizer.json or tokenizer_config.json is damaged ({error})") from None
     found = {}
     for role in ("bos_token", "eos_token", "pad_token"):
         token = roles.get(role)

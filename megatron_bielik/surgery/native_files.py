@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
+    StorageMeta,
     TensorProperties,
     TensorStorageMetadata,
 )
@@ -32,6 +33,17 @@ def _single_process() -> Iterator[None]:
         yield
 
 
+class _Reader(FileSystemReader):
+    """Takes the index that was read safely, once, instead of unpickling the file for every tensor."""
+
+    def __init__(self, checkpoint: Path, index: Metadata) -> None:
+        super().__init__(checkpoint)
+        self._index = index
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        return self._index
+
+
 class NativeReader:
     """Tensors of a checkpoint by key, whatever layout wrote them.
 
@@ -40,12 +52,14 @@ class NativeReader:
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        files.refuse_code(checkpoint)
         self._checkpoint = checkpoint
-        metadata: Metadata = FileSystemReader(checkpoint).read_metadata()
-        self._tensors = {
-            key: value for key, value in metadata.state_dict_metadata.items() if isinstance(value, TensorStorageMetadata)
-        }
+        self._index: Metadata = files.read_index(checkpoint)
+        self._index.storage_meta = StorageMeta()
+        self._tensors: dict[str, TensorStorageMetadata] = dict(self._index.state_dict_metadata)
+
+    def keys(self) -> list[str]:
+        """All keys."""
+        return list(self._tensors)
 
     def __contains__(self, key: str) -> bool:
         return key in self._tensors
@@ -59,11 +73,34 @@ class NativeReader:
         return self._tensors[key].properties.dtype
 
     def read(self, key: str) -> torch.Tensor:
-        """One whole tensor, put together from the slices of all ranks."""
+        """One whole tensor, put together from the slices of all ranks; torch.load(weights_only=True) reads each slice.
+
+        Raises:
+            CheckpointError: The slices are missing, damaged, or hold anything but a tensor.
+        """
         target = {key: torch.empty(self.shape(key), dtype=self.dtype(key))}
-        with _single_process():
-            dcp.load(target, storage_reader=FileSystemReader(self._checkpoint), planner=DefaultLoadPlanner(), no_dist=True)
+        try:
+            with _single_process():
+                reader = _Reader(self._checkpoint, self._index)
+                dcp.load(target, storage_reader=reader, planner=DefaultLoadPlanner(), no_dist=True)
+        except (dcp.CheckpointException, RuntimeError, OSError, ValueError) as error:
+            raise files.CheckpointError(f"{self._checkpoint}: {key} cannot be read ({_reason(error)})") from None
         return target[key]
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong, without the report that torch wraps around it."""
+    if isinstance(error, dcp.CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+class _Writer(FileSystemWriter):
+    """Without the storage description, which would put the machine's path into the file."""
+
+    def storage_meta(self) -> None:
+        return None
 
 
 class _LazyPlanner(DefaultSavePlanner):
@@ -106,9 +143,14 @@ def write_tensors(
         dtype: Of the stored tensors.
         make: The tensor of a key.
     """
-    writer = FileSystemWriter(str(checkpoint), single_file_per_rank=True, thread_count=1)
+    writer = _Writer(checkpoint, single_file_per_rank=True, thread_count=1)
     with _single_process():
         dcp.save({}, storage_writer=writer, planner=_LazyPlanner(shapes, dtype, make), no_dist=True)
     torch.save({}, checkpoint / "common.pt")
-    backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1, "common_backend": "torch", "common_backend_version": 1}
+    backend = {
+        "sharded_backend": "torch_dist",
+        "sharded_backend_version": 1,
+        "common_backend": "torch",
+        "common_backend_version": 1,
+    }
     (checkpoint / "metadata.json").write_text(json.dumps(backend))

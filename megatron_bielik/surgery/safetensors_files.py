@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_NAMES = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.float64: "F64",
-}
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 class ConversionError(ValueError):
@@ -42,7 +39,7 @@ class SafetensorsReader:
         self.folder = folder
         index = folder / INDEX
         if index.is_file():
-            self.files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            self.files = _weight_map(index)
         elif (folder / SINGLE).is_file():
             self.files = dict.fromkeys(self._keys(SINGLE), SINGLE)
         else:
@@ -55,27 +52,52 @@ class SafetensorsReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
-        with self._open(self.files[name]) as file:
+        with self._opened(self.files[name]) as file:
             return tuple(file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Type of a tensor, without reading it. Raises ConversionError for quantised ones: they are no weights as such."""
+        with self._opened(self.files[name]) as file:
+            found = file.get_slice(name).get_dtype()
+        if found not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise ConversionError(
+                f"{self.folder}: {name} has type {found}, known are {known}: use the unquantised model"
+            )
+        return _DTYPES[found]
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor."""
-        with self._open(self.files[name]) as file:
+        with self._opened(self.files[name]) as file:
             return file.get_tensor(name)  # type: ignore[no-any-return]
 
     def _keys(self, file: str) -> list[str]:
-        with self._open(file) as opened:
+        with self._opened(file) as opened:
             return list(opened.keys())
 
-    def _open(self, file: str) -> Any:
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        # Opened anew for each tensor: closing lets the mapped pages go, so they do not add up to the whole file.
         try:
-            return safe_open(self.folder / file, framework="pt")
+            with safe_open(self.folder / file, framework="pt") as opened:
+                yield opened
         except (SafetensorError, OSError) as error:
             raise ConversionError(f"{self.folder / file} is damaged or truncated ({error}): fetch it again") from None
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{index} is damaged ({type(error).__name__}: {error}): fetch it again") from None
+
+
 def write_safetensors(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterator[tuple[str, torch.Tensor]], shard_bytes: int
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    shard_bytes: int,
 ) -> None:
     """Write tensors as they come into shards of at most shard_bytes, and the index; a single shard has no index.
 
@@ -96,7 +118,11 @@ def write_safetensors(
             filled = 0
         shards[-1].append(name)
         filled += count
-    files = [SINGLE] if len(shards) == 1 else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+    files = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
+    )
     for file, members in zip(files, shards, strict=True):
         _write_shard(folder / file, {name: shapes[name] for name in members}, numbers, dtype, tensors)
     if len(shards) > 1:
@@ -106,12 +132,20 @@ def write_safetensors(
 
 
 def _write_shard(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], numbers: Mapping[str, int], dtype: torch.dtype, tensors: Iterator[tuple[str, torch.Tensor]]
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    numbers: Mapping[str, int],
+    dtype: torch.dtype,
+    tensors: Iterator[tuple[str, torch.Tensor]],
 ) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [position, position + numbers[name]]}
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, position + numbers[name]],
+        }
         position += numbers[name]
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)  # data begins at a multiple of 8
@@ -119,5 +153,6 @@ def _write_shard(
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
         for expected, shape in shapes.items():
             name, tensor = next(tensors)
-            assert name == expected and tuple(tensor.shape) == tuple(shape), f"{name} {tuple(tensor.shape)} came, not {expected}"
+            assert name == expected, f"{name} came, not {expected}"
+            assert tuple(tensor.shape) == tuple(shape), f"{name} is {tuple(tensor.shape)}, not {tuple(shape)}"
             stream.write(memoryview(tensor.to(dtype).contiguous().view(torch.uint8).numpy().reshape(-1)))

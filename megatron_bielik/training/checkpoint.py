@@ -164,13 +164,32 @@ def load(
         raise CheckpointError(f"{checkpoint} lacks {len(missing)} tensors of the model, the first is {missing[0]}")
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=_SHARDING)
-        _fill_missing_moments(state["optimizer"]["param_state"], available, chunks)
+        never_stored = _take_out_missing(state["optimizer"]["param_state"], available, chunks)
     loaded = dist_checkpointing.load(state, str(checkpoint))
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[f"model{number}"], strict=False)
     if optimizer is not None:
-        optimizer.load_state_dict(loaded["optimizer"])
+        param_state = loaded["optimizer"].pop("param_state", {})
+        for number, tensors in never_stored.items():
+            param_state.setdefault(number, {}).update(tensors)
+        _load_optimizer(optimizer, loaded["optimizer"], param_state)
     return loaded.get("common", {})  # type: ignore[no-any-return]
+
+
+def _load_optimizer(
+    optimizer: MegatronOptimizer, state: dict[str, Any], param_state: dict[int, dict[str, torch.Tensor]]
+) -> None:
+    """optimizer.load_state_dict, around what megatron-core 0.16.1 does wrong with torch's AdamW.
+
+    It looks for AdamW's per-parameter `step` among the stored tensors, where there is none, and gives all parameters one
+    step tensor, which AdamW would then count up once per parameter.
+    """
+    (part,) = optimizer.chained_optimizers
+    part.load_state_dict(state)
+    steps = {parameter: moments.pop("step") for parameter, moments in part.optimizer.state.items()}
+    part.load_parameter_state_from_fully_reshardable(param_state)
+    for parameter, step in steps.items():
+        part.optimizer.state[parameter]["step"] = step.clone()
 
 
 def _check(checkpoint: Path, shape: ModelShape, verify: bool) -> None:
@@ -226,15 +245,19 @@ def _leaves(state: Any) -> Iterator[ShardedTensor]:
             yield from _leaves(value)
 
 
-def _fill_missing_moments(
+def _take_out_missing(
     param_state: dict[int, dict[str, ShardedBase]], available: set[str], chunks: Sequence[BielikModel]
-) -> None:
-    """Replace what the checkpoint has no optimizer state for by its start: moments zero, master weights the weights."""
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Take what the checkpoint has no optimizer state for out of the request.
+
+    Returns:
+        Its values from which training starts, in the same structure: moments zero, master weights the weights. They share
+        storage with the model's weights and are to be read after those were loaded.
+    """
     weights = {name: parameter for chunk in chunks for name, parameter in chunk.global_names()}
-    for tensors in param_state.values():
-        for kind, sharded in tensors.items():
-            if sharded.key in available:
-                continue
-            weight = weights[sharded.key.removeprefix(f"optimizer.state.{kind}.")]
-            is_moment = kind.startswith("exp_avg")
-            tensors[kind] = torch.zeros_like(weight, dtype=torch.float32) if is_moment else weight.detach().float()
+    missing: dict[int, dict[str, torch.Tensor]] = {}
+    for number, tensors in param_state.items():
+        for kind in [kind for kind, sharded in tensors.items() if sharded.key not in available]:
+            weight = weights[tensors.pop(kind).key.removeprefix(f"optimizer.state.{kind}.")].detach()
+            missing.setdefault(number, {})[kind] = torch.zeros_like(weight) if kind.startswith("exp_avg") else weight
+    return missing

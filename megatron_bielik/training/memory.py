@@ -18,7 +18,7 @@ Recompute = Literal["none", "selective", "full"]
 RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 
 GRADIENT_BYTES = 4  # megatron-core's DistributedDataParallel sums in one contiguous fp32 buffer, also for bf16 weights
-LOGIT_COPIES_FP32 = 2  # the loss subtracts the maximum from one fp32 copy into another, which becomes the softmax
+LOGIT_COPIES_FP32 = 1  # the loss works in place on one fp32 copy, which becomes the softmax
 OPTIMIZER_STEP_BYTES = 4  # torch.optim.AdamW (foreach) makes one fp32 temporary of everything it updates
 
 

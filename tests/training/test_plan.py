@@ -51,7 +51,7 @@ def test_one_gpu_by_hand() -> None:
     assert stage.activations["none"] == 32 * layer + tokens * h * 8
     assert stage.activations["selective"] == 32 * (layer - tokens * (2 * q + 4 * 12)) + tokens * h * 8
     assert stage.activations["full"] == 32 * tokens * 2 * h + tokens * h * 8
-    assert stage.logits == tokens * 32_000 * (2 + 8)
+    assert stage.logits == tokens * 32_000 * (2 + 4)
     assert plan.needed() == stage.static + stage.activations["none"] + stage.logits + RESERVED_BYTES
     assert plan.fits()
 

@@ -33,37 +33,10 @@ EXAMPLES = """examples:
   python tools/bench/preprocess.py --megabytes 30 --workers 2 --rounds 5
   python tools/bench/preprocess.py --tokenizer byte-level --vocab-size 32000 --rare-words 0.1
   python tools/bench/preprocess.py --tokenizer llama --vocab-size 32000
-rare words are random syllables put into the grammar's text: real text has a long tail of words, which costs a fast encoder
-its cache
+rare words are random syllables put into the grammar's text: real text has a long tail of words, which a cache cannot hold
 """
-_SYLLABLES = [
-    a + b
-    for a in [
-        "b",
-        "c",
-        "d",
-        "f",
-        "g",
-        "h",
-        "j",
-        "k",
-        "l",
-        "ł",
-        "m",
-        "n",
-        "p",
-        "r",
-        "s",
-        "t",
-        "w",
-        "z",
-        "sz",
-        "cz",
-        "rz",
-        "ch",
-    ]
-    for b in ["a", "e", "i", "o", "u", "y", "ą", "ę", "ó"]
-]
+_CONSONANTS, _VOWELS = "b c d f g h j k l ł m n p r s t w z sz cz rz ch", "a e i o u y ą ę ó"
+_SYLLABLES = [consonant + vowel for consonant in _CONSONANTS.split() for vowel in _VOWELS.split()]
 
 
 def make_text(path: Path, size: int, rare_words: float, seed: int) -> int:
