@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
+import math
+import os
+import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_bielik.data.boundaries import sample_cu_seqlens
-from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.errors import DataError, write_error
 from megatron_bielik.data.shards import ShardReader, bin_path, idx_path
 
 _FORMAT = 1
 _ARRAYS = ("documents", "ends", "order")
+_UNFINISHED = ".building-"
+_ABANDONED_SECONDS = 3600.0  # an unfinished file this old belongs to a process that was killed
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class ShardStream:
                 f"{prefix}: documents {self.range[0]} to {self.range[1]} have {tokens} tokens, one sample needs "
                 f"{sequence_length + 1}; use more text, another data.split or a smaller data.sequence_length"
             )
-        self._passes: dict[int, _Pass] = {}
+        self._identity = self._what_was_opened()
+        self._current: tuple[int, _Pass] | None = None
 
     def sample(self, number: int) -> Sample:
         """The sample at a position of the stream."""
@@ -105,44 +110,74 @@ class ShardStream:
     def prepare(self, samples: int) -> None:
         """Build and keep in the cache the orders of all passes that the first `samples` samples touch."""
         for epoch in range(-(-samples // self.samples_per_pass)):
-            if not self._folder(epoch).is_dir():
+            if self._open(epoch) is None:
                 self._build(epoch)
 
     def _pass(self, epoch: int) -> _Pass:
-        if epoch not in self._passes:
-            folder = self._folder(epoch)
-            if not folder.is_dir():
+        # Samples are asked for in order, so one pass at a time is enough.
+        if self._current is None or self._current[0] != epoch:
+            found = self._open(epoch)
+            if found is None:
                 self._build(epoch)
-            self._passes = {epoch: _Pass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))}
-        return self._passes[epoch]
+                found = self._open(epoch)
+            if found is None:
+                raise DataError(f"{self._folder(epoch)}: files just written cannot be read; use another data.index_cache")
+            self._current = epoch, found
+        return self._current[1]
+
+    def _what_was_opened(self) -> str:
+        """Sizes, times and both ends of the shard's index: another shard under the same name must not get its orders."""
+        index, data = idx_path(self.reader.prefix), bin_path(self.reader.prefix)
+        with index.open("rb") as stream:
+            content = stream.read(1 << 20)
+            stream.seek(max(0, index.stat().st_size - (1 << 20)))
+            content += stream.read()
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (index, data)]
+        return f"{stats} {hashlib.sha256(content).hexdigest()}"
 
     def _folder(self, epoch: int) -> Path:
-        index = idx_path(self.reader.prefix)
-        with index.open("rb") as stream:
-            head = stream.read(1 << 20)
-            stream.seek(max(0, index.stat().st_size - (1 << 20)))
-            ends = hashlib.sha256(head + stream.read()).hexdigest()
-        stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (index, bin_path(self.reader.prefix))]
-        what = [_FORMAT, stats, ends, self.range, self.sequence_length, self.seed, epoch]
-        return self.cache / f"{self.reader.prefix.name}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]}"
+        what = json.dumps([_FORMAT, self._identity, self.range, self.sequence_length, self.seed, epoch])
+        return self.cache / f"{self.reader.prefix.name}-{hashlib.sha256(what.encode()).hexdigest()[:24]}"
+
+    def _open(self, epoch: int) -> _Pass | None:
+        """A pass from the cache, or none where it is not there, not complete or damaged. Pickles are refused."""
+        folder = self._folder(epoch)
+        try:
+            found = _Pass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+        except (OSError, ValueError, EOFError):
+            return None
+        sizes = (self.range[1] - self.range[0],) * 2 + (self.samples_per_pass,)
+        arrays = (found.documents, found.ends, found.order)
+        return found if all(x.shape == (size,) for x, size in zip(arrays, sizes, strict=True)) else None
 
     def _build(self, epoch: int) -> None:
         generator = np.random.default_rng([self.seed, epoch])
         documents = generator.permutation(np.arange(*self.range, dtype=np.int32))
         ends = np.cumsum(self.reader.lengths[documents], dtype=np.int64)
         arrays = (documents, ends, generator.permutation(self.samples_per_pass))
-        self.cache.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=self.cache, prefix=".building-"))
+        folder = self._folder(epoch)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             for name, array in zip(_ARRAYS, arrays, strict=True):
-                np.save(temporary / f"{name}.npy", array)
-            temporary.rename(self._folder(epoch))
-        except OSError:
-            # Another process may have finished the same order first: then its files serve.
-            if not self._folder(epoch).is_dir():
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                _write_whole(folder / f"{name}.npy", array)
+            for left_over in folder.glob(f"{_UNFINISHED}*"):
+                if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
+                    left_over.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(folder, error) from error
+
+
+def _write_whole(path: Path, array: npt.NDArray[np.generic]) -> None:
+    """Write an array so that its file is there whole or not at all. Processes that do it at once write the same bytes."""
+    unfinished = path.with_name(f"{_UNFINISHED}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with unfinished.open("wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def split_documents(documents: int, split: str) -> dict[str, tuple[int, int]]:
@@ -152,13 +187,13 @@ def split_documents(documents: int, split: str) -> dict[str, tuple[int, int]]:
         First and one-past-last document of each part that is not empty.
 
     Raises:
-        DataError: Not three numbers, a negative one, or all zero.
+        DataError: Not three finite numbers, a negative one, or all zero.
     """
     try:
         shares = [float(share) for share in split.split(",")]
     except ValueError:
         shares = []
-    if len(shares) != 3 or min(shares) < 0 or sum(shares) == 0:
+    if len(shares) != 3 or not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0:
         raise DataError(f'data.split is {split!r}, needs three shares for train, valid and test such as "98,1,1"')
     bounds = [0, *(round(documents * sum(shares[: i + 1]) / sum(shares)) for i in range(3))]
     parts = zip(("train", "valid", "test"), bounds, bounds[1:], strict=False)

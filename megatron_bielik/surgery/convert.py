@@ -108,8 +108,8 @@ def export_hf(
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for done, mapping in enumerate(table, start=1):
             whole = reader.read(mapping.native)[: mapping.native_shape[0]]  # without vocabulary padding
+            progress(done, len(table))  # before the yield: nobody comes back after the last one
             yield from zip(mapping.theirs, mapping.split(whole), strict=True)
-            progress(done, len(table))
 
     with _appearing(output) as folder:
         copy_companions(checkpoint / files.TOKENIZER, folder)

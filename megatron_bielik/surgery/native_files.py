@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -20,17 +22,22 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from megatron_bielik import checkpoint_files as files
+
+_PAYLOAD = "__0_0.distcp"
 
 
 @contextmanager
 def _single_process() -> Iterator[None]:
-    """torch warns that there is no process group; here there is none on purpose."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+    """torch warns that there is no process group; here there is none on purpose. And it wraps whatever goes wrong, a full
+    disk or Ctrl-C as well, in an exception of its own: the cause is what the caller needs."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except dcp.CheckpointException as error:
+        raise next((cause for cause, _ in error.failures.values()), error) from None
 
 
 class _Reader(FileSystemReader):
@@ -83,53 +90,11 @@ class NativeReader:
             with _single_process():
                 reader = _Reader(self._checkpoint, self._index)
                 dcp.load(target, storage_reader=reader, planner=DefaultLoadPlanner(), no_dist=True)
-        except (dcp.CheckpointException, RuntimeError, OSError, ValueError) as error:
-            raise files.CheckpointError(f"{self._checkpoint}: {key} cannot be read ({_reason(error)})") from None
+        except Exception as error:  # what damaged bytes raise has no list
+            lines = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
+            reason = ": ".join([type(error).__name__, *lines[:1]])
+            raise files.CheckpointError(f"{self._checkpoint}: {key} cannot be read ({reason}); do not use it") from None
         return target[key]
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what went wrong, without the report that torch wraps around it."""
-    if isinstance(error, dcp.CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    lines = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-class _Writer(FileSystemWriter):
-    """Without the storage description, which would put the machine's path into the file."""
-
-    def storage_meta(self) -> None:
-        return None
-
-
-class _LazyPlanner(DefaultSavePlanner):
-    """Plans tensors from their shapes alone and makes each one when it is written."""
-
-    def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, make: Callable[[str], torch.Tensor]
-    ) -> None:
-        super().__init__(flatten_state_dict=False)
-        self._shapes, self._dtype, self._make = shapes, dtype, make
-
-    def create_local_plan(self) -> SavePlan:
-        items = [
-            WriteItem(
-                index=MetadataIndex(key, torch.Size([0] * len(shape))),
-                type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(
-                    chunk=ChunkStorageMetadata(offsets=torch.Size([0] * len(shape)), sizes=torch.Size(shape)),
-                    properties=TensorProperties(dtype=self._dtype),
-                    size=torch.Size(shape),
-                ),
-            )
-            for key, shape in self._shapes.items()
-        ]
-        self.plan = SavePlan(items)
-        return self.plan
-
-    def resolve_data(self, write_item: WriteItem) -> Any:
-        return self._make(write_item.index.fqn).to(self._dtype)
 
 
 def write_tensors(
@@ -137,15 +102,27 @@ def write_tensors(
 ) -> None:
     """Write a checkpoint's tensors as megatron-core's dist_checkpointing loads them, holding one at a time.
 
+    torch's own writer keeps every tensor until the file is complete (torch 2.13, _write_files_from_queue), so the format is
+    written here: tensors as torch.save writes them, back to back in one file, and an index of where each one begins.
+
     Args:
         checkpoint: Exists and is empty.
         shapes: Every key, in the order in which `make` is called.
         dtype: Of the stored tensors.
         make: The tensor of a key.
     """
-    writer = _Writer(checkpoint, single_file_per_rank=True, thread_count=1)
-    with _single_process():
-        dcp.save({}, storage_writer=writer, planner=_LazyPlanner(shapes, dtype, make), no_dist=True)
+    tensors: dict[str, TensorStorageMetadata] = {}
+    places: dict[MetadataIndex, _StorageInfo] = {}
+    with (checkpoint / _PAYLOAD).open("wb") as stream:
+        for key, shape in shapes.items():
+            begin = stream.tell()
+            torch.save(_alone(make(key).to(dtype)), stream)
+            start, size = torch.Size([0] * len(shape)), torch.Size(shape)
+            chunk = ChunkStorageMetadata(offsets=start, sizes=size)
+            tensors[key] = TensorStorageMetadata(TensorProperties(dtype=dtype), size, [chunk])
+            places[MetadataIndex(key, start, 0)] = _StorageInfo(_PAYLOAD, begin, stream.tell() - begin)
+    index = Metadata(state_dict_metadata=tensors, storage_data=places, version=CURRENT_DCP_VERSION)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
     torch.save({}, checkpoint / "common.pt")
     backend = {
         "sharded_backend": "torch_dist",
@@ -154,3 +131,8 @@ def write_tensors(
         "common_backend_version": 1,
     }
     (checkpoint / "metadata.json").write_text(json.dumps(backend))
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in a storage of its own: torch.save writes the whole storage, of which a view is a part."""
+    return tensor.contiguous() if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_tensors_are_taken_one_by_one(tmp_path: Path) -> None:
             yield f"t{number}", torch.zeros(300_000)
 
     write_safetensors(tmp_path, {f"t{n}": (300_000,) for n in range(5)}, torch.float32, tensors(), 10**9)
-    assert all(later - earlier > 1_000_000 for earlier, later in zip(sizes[:-1], sizes[1:], strict=True))
+    assert all(later - earlier > 1_000_000 for earlier, later in pairwise(sizes))
 
 
 @pytest.mark.parametrize("stream", [[("b", (2,)), ("a", (2,))], [("a", (3,)), ("b", (2,))]], ids=["order", "shape"])
@@ -101,7 +102,7 @@ def test_truncated_shard(tmp_path: Path) -> None:
 def test_index_that_names_a_tensor_the_file_lacks(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": "x.safetensors"}}))
-    with pytest.raises(ConversionError, match="x.safetensors is damaged"):
+    with pytest.raises(ConversionError, match=r"x\.safetensors is damaged"):
         SafetensorsReader(tmp_path).shape("b")
 
 
