@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on a device, cu_seqlens excepted."""
-        moved = (x.to(device, non_blocking=True) for x in (self.tokens, self.labels, self.loss_mask, self.positions))
-        return Batch(*moved, self.cu_seqlens, self.sources)
+        names = ("tokens", "labels", "loss_mask", "positions")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def make_batch(samples: Sequence[Sample], respect_boundaries: bool, sources: Sequence[tuple[str, int]] = ()) -> Batch:
@@ -72,6 +72,10 @@ class StepLoader:
         micro_batch_size, global_batch_size: In samples.
         data_parallel_rank, data_parallel_size: This rank's part.
         respect_boundaries: See Batch.
+
+    Attributes:
+        state: Position of the mixture behind the last step given.
+        drawn: First and one-past-last sample of each data set in that step, over all ranks.
     """
 
     def __init__(
@@ -89,13 +93,17 @@ class StepLoader:
         self._rank, self._world = data_parallel_rank, data_parallel_size
         self._respect = respect_boundaries
         self.state: MixtureState = mixture.state()
+        self.drawn: dict[str, tuple[int, int]] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._next: Future[tuple[list[Batch], MixtureState]] | None = None
 
     def next_step(self) -> list[Batch]:
-        """This rank's micro-batches of the next step. Afterwards `state` is the position behind it."""
+        """This rank's micro-batches of the next step. Raises what reading them raised."""
         ready = self._next or self._pool.submit(self._read)
+        before = self.state["consumed"]
         batches, self.state = ready.result()
+        after = self.state["consumed"]
+        self.drawn = {name: (before[name], after[name]) for name in after if after[name] > before[name]}
         self._next = self._pool.submit(self._read)
         return batches
 

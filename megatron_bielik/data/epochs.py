@@ -7,6 +7,7 @@ the order does not depend on how many samples a run asks for, so that position n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -121,7 +122,9 @@ class ShardStream:
                 self._build(epoch)
                 found = self._open(epoch)
             if found is None:
-                raise DataError(f"{self._folder(epoch)}: files just written cannot be read; use another data.index_cache")
+                raise DataError(
+                    f"{self._folder(epoch)}: files just written cannot be read; use another data.index_cache"
+                )
             self._current = epoch, found
         return self._current[1]
 
@@ -146,9 +149,10 @@ class ShardStream:
             found = _Pass(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
         except (OSError, ValueError, EOFError):
             return None
-        sizes = (self.range[1] - self.range[0],) * 2 + (self.samples_per_pass,)
+        documents = self.range[1] - self.range[0]
+        expected = [(np.int32, (documents,)), (np.int64, (documents,)), (np.int64, (self.samples_per_pass,))]
         arrays = (found.documents, found.ends, found.order)
-        return found if all(x.shape == (size,) for x, size in zip(arrays, sizes, strict=True)) else None
+        return found if [(x.dtype, x.shape) for x in arrays] == expected else None
 
     def _build(self, epoch: int) -> None:
         generator = np.random.default_rng([self.seed, epoch])
@@ -161,8 +165,9 @@ class ShardStream:
             for name, array in zip(_ARRAYS, arrays, strict=True):
                 _write_whole(folder / f"{name}.npy", array)
             for left_over in folder.glob(f"{_UNFINISHED}*"):
-                if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
-                    left_over.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # finished by its process, or removed by another one
+                    if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:
+                        left_over.unlink()
         except OSError as error:
             raise write_error(folder, error) from error
 

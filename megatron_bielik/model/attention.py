@@ -54,7 +54,7 @@ class PackedSelfAttention(SelfAttention):
     Heads are split over tensor-parallel ranks; with more ranks than key/value groups megatron-core gathers the groups.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: None,
@@ -73,4 +73,4 @@ class PackedSelfAttention(SelfAttention):
             )
         else:
             context = self.core_attention(query, key, value, documents.lengths)
-        return self.linear_proj(context.reshape(context.size(0), 1, -1))  # type: ignore[no-any-return]
+        return self.linear_proj(context.reshape(context.size(0), 1, -1))

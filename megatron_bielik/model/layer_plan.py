@@ -18,6 +18,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from megatron_bielik.kernels.rms_norm import rms_norm
 from megatron_bielik.kernels.swiglu import swiglu
 from megatron_bielik.model.attention import DocumentAttention, PackedSelfAttention
+from megatron_bielik.parallel.runtime import current_device
 
 
 class RMSNorm(torch.nn.Module):
@@ -26,19 +27,12 @@ class RMSNorm(torch.nn.Module):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        device = torch.device("cpu") if config.use_cpu_initialization else _build_device()
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=current_device()))
+        self.weight.sequence_parallel = config.sequence_parallel
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [tokens, 1, hidden] -> the same shape."""
         return rms_norm(x, self.weight, self.eps)
-
-
-def _build_device() -> torch.device:
-    from megatron.core.tensor_parallel import layers  # its view of torch knows the device of this process
-
-    return torch.device(layers.torch.cuda.current_device())
 
 
 class SwiGLU(MLP):
@@ -47,7 +41,7 @@ class SwiGLU(MLP):
     def forward(self, hidden_states: torch.Tensor, **unused: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [tokens (/ tp), 1, hidden] -> output of the same shape, and its bias, not added yet."""
         gate_up, bias = self.linear_fc1(hidden_states)
-        return self.linear_fc2(swiglu(gate_up, bias))  # type: ignore[no-any-return]
+        return self.linear_fc2(swiglu(gate_up, bias))
 
 
 def residual_add(

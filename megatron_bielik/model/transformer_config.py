@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -21,11 +23,11 @@ def transformer_config(config: Config) -> TransformerConfig:
     shape, parallel = config.model.shape(), config.parallel
     dtype = PRECISIONS[config.training.precision]
     interleaved = parallel.virtual_pipeline_parallel_size is not None
-    recompute = {
+    modes: dict[str, dict[str, Any]] = {
         "none": {},
         "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
         "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
-    }[parallel.recompute]
+    }
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -60,5 +62,5 @@ def transformer_config(config: Config) -> TransformerConfig:
         init_method=_leave_uninitialised,
         output_layer_init_method=_leave_uninitialised,
         embedding_init_method=_leave_uninitialised,
-        **recompute,
+        **modes[parallel.recompute],
     )

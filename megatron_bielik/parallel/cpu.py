@@ -113,14 +113,15 @@ def keep_megatron_on_cpu() -> None:
     for name in _MODULES:
         importlib.import_module(name)
     view = _cpu_view_of_torch()
-    for name, module in list(sys.modules.items()):
+    loaded: list[tuple[str, Any]] = list(sys.modules.items())
+    for name, module in loaded:
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
-            module.torch = view  # type: ignore[attr-defined]
-    random = sys.modules["megatron.core.tensor_parallel.random"]
-    random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()  # type: ignore[attr-defined]
-    random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)  # type: ignore[attr-defined]
+            module.torch = view
+    random: Any = sys.modules["megatron.core.tensor_parallel.random"]
+    random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     # A method cannot be seen differently per module; without CUDA the original could only raise.
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
 
 
 @contextlib.contextmanager
@@ -132,8 +133,8 @@ def tensor_types_as_on_gpu() -> Iterator[None]:
         found = original(self, *args, **kwargs)
         return found.replace("torch.", "torch.cuda.", 1) if isinstance(found, str) else found
 
-    torch.Tensor.type = named  # type: ignore[method-assign, assignment]
+    torch.Tensor.type = named
     try:
         yield
     finally:
-        torch.Tensor.type = original  # type: ignore[method-assign]
+        torch.Tensor.type = original

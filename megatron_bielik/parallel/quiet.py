@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 
 # Beginnings of the messages, as megatron-core 0.16.1 and torch word them.
 _NOTES = (
@@ -30,4 +31,8 @@ def silence_optional_package_notes() -> None:
     for note in _NOTES:
         warnings.filterwarnings("ignore", message=note)
     for logger, note in _LOG_NOTES.items():
-        logging.getLogger(logger).addFilter(lambda record, note=note: note not in record.getMessage())
+        logging.getLogger(logger).addFilter(partial(_is_not, note))
+
+
+def _is_not(note: str, record: logging.LogRecord) -> bool:
+    return note not in record.getMessage()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,11 +43,6 @@ class Runtime:
         """Whether tensors live on a GPU."""
         return self.device.type == "cuda"
 
-    def synchronize(self) -> None:
-        """Wait until the device has done all work given to it."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
-
     def optimizer_construction(self) -> AbstractContextManager[None]:
         """Context in which megatron-core's optimizers can be built on this device."""
         return contextlib.nullcontext() if self.on_gpu else tensor_types_as_on_gpu()
@@ -55,9 +51,12 @@ class Runtime:
         """Largest number of bytes held so far: allocated device memory, or peak resident memory on a CPU."""
         if self.on_gpu:
             return torch.cuda.max_memory_allocated()
-        import resource
-
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def current_device() -> torch.device:
+    """The device this process builds its model on; after start()."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else CPU
 
 
 def sends_are_stream_ordered() -> bool:
@@ -79,6 +78,8 @@ def start(parallel: ParallelConfig, seed: int) -> Runtime:
     """
     # Set before any checkpoint is opened: torch.load then refuses everything but tensors and plain data.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    # One hardware queue keeps tensor-parallel communication in front of the GEMM it overlaps with (Hopper and before).
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     has_gpu = torch.cuda.is_available() and parallel.backend != "gloo"
     if parallel.backend == "nccl" and not has_gpu:
         raise RuntimeError("parallel.backend is nccl but there is no GPU: use auto or gloo")

@@ -109,7 +109,8 @@ class Metrics(Callback):
 class LossSpikes(Callback):
     """Tells when a loss lies far above the recent ones, and which samples were in that step.
 
-    Mean and variance are exponential averages over about `memory` steps; a spike itself does not enter them.
+    Mean and variance are exponential averages over about `memory` steps; a spike itself does not enter them. After
+    `memory` / 5 spikes in a row that is the new level, and both begin anew.
     """
 
     name = "loss_spikes"
@@ -117,25 +118,38 @@ class LossSpikes(Callback):
     def __init__(self, threshold: float, memory: int = 50) -> None:
         self._threshold, self._share = threshold, 2 / (memory + 1)
         self._mean, self._variance, self._seen, self._memory = 0.0, 0.0, 0, memory
+        self._in_a_row = 0
 
     def state(self) -> dict[str, Any]:
-        return {"mean": self._mean, "variance": self._variance, "seen": self._seen}
+        return {"mean": self._mean, "variance": self._variance, "seen": self._seen, "in_a_row": self._in_a_row}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._mean, self._variance, self._seen = state["mean"], state["variance"], state["seen"]
+        self._in_a_row = state["in_a_row"]
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         if not math.isfinite(result.loss):
             return
-        if self.is_spike(result.loss):
-            deviations = (result.loss - self._mean) / math.sqrt(self._variance)
-            trainer.event("spike", f"loss {result.loss:.4f} is {deviations:.1f} deviations above {self._mean:.4f}")
+        if not self.is_spike(result.loss):
+            self._in_a_row = 0
+            self.observe(result.loss)
             return
-        self.observe(result.loss)
+        deviations = (result.loss - self._mean) / self._deviation()
+        samples = ", ".join(f"{name} {first} to {end - 1}" for name, (first, end) in trainer.samples.items())
+        above = f"loss {result.loss:.4f} is {deviations:.1f} deviations above {self._mean:.4f}"
+        trainer.event("spike", f"{above}; samples of the step: {samples}")
+        self._in_a_row += 1
+        if self._in_a_row >= self._memory // 5:
+            self._mean = self._variance = 0.0
+            self._seen = self._in_a_row = 0
 
     def is_spike(self, loss: float) -> bool:
         """Whether a loss is too far above the mean; never during the first steps, when there is no mean yet."""
-        return self._seen >= self._memory // 2 and loss > self._mean + self._threshold * math.sqrt(self._variance)
+        return self._seen >= self._memory // 2 and loss > self._mean + self._threshold * self._deviation()
+
+    def _deviation(self) -> float:
+        """Never zero: equal losses, as with a learning rate of 0, would make a spike of every rounding error."""
+        return max(math.sqrt(self._variance), 1e-3 * abs(self._mean), 1e-9)
 
     def observe(self, loss: float) -> None:
         """Take a loss into mean and variance."""
@@ -213,31 +227,40 @@ class StopRequests(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves at intervals, before a change of the trained parameters, and at the end of the process."""
+    """Saves at intervals, before a change of the trained parameters, and at the end of the process.
+
+    A run that is failing must not push its last good checkpoints out: after a skipped step a checkpoint that is due waits
+    for the next step that moves the weights, and a run that ends because of a failure saves nothing more.
+    """
 
     name = "checkpoints"
 
     def __init__(self, interval: int) -> None:
         self._interval = interval
+        self._due = False
         self._saved = -1
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         trainer.store.poll()
-        due = self._interval and trainer.step % self._interval == 0
-        unfreezes = trainer.step == trainer.config.training.unfreeze_at_step
-        if (due or unfreezes) and not trainer.stopping:
+        if trainer.stopping is not None:
+            return  # on_end saves
+        if self._interval and trainer.step % self._interval == 0:
+            self._due = True
+        training = trainer.config.training
+        unfreezes = trainer.step == training.unfreeze_at_step and trainer.step < training.steps
+        if (self._due and result.updated) or unfreezes:
             self._save(trainer)
         if unfreezes:
             trainer.store.finish()
             trainer.rebuild_from(trainer.store.latest())
 
     def on_end(self, trainer: Trainer) -> None:
-        if trainer.step > trainer.resumed_step and self._saved != trainer.step:
+        if trainer.step > trainer.resumed_step and self._saved != trainer.step and not trainer.failed:
             self._save(trainer)
         trainer.store.finish()
 
     def _save(self, trainer: Trainer) -> None:
         started = time.perf_counter()
         trainer.save()
-        self._saved = trainer.step
+        self._saved, self._due = trainer.step, False
         trainer.event("checkpoint", f"step {trainer.step} saved, {time.perf_counter() - started:.1f} s of the loop")

@@ -173,7 +173,7 @@ def load(
         for number, tensors in never_stored.items():
             param_state.setdefault(number, {}).update(tensors)
         _load_optimizer(optimizer, loaded["optimizer"], param_state)
-    return loaded.get("common", {})  # type: ignore[no-any-return]
+    return loaded.get("common", {})
 
 
 def _load_optimizer(

@@ -21,16 +21,20 @@ def trainable_patterns(training: TrainingConfig, step: int) -> tuple[str, ...]:
 def apply_patterns(chunks: Sequence[BielikModel], patterns: Sequence[str]) -> tuple[int, int]:
     """Set requires_grad: with no pattern everywhere, else where one is found in the parameter's name (re.search).
 
+    The copy of a tied embedding that the last pipeline stage holds goes by the embedding's name, as without pipelines.
+
     Returns:
         Trained and all parameters over this rank's chunks.
 
     Raises:
-        ValueError: A pattern that matches nothing in the whole model, or a first pipeline stage without trained weights.
+        ValueError: A pattern that matches nothing in the whole model, or a rank without trained weights.
     """
     compiled = [re.compile(pattern) for pattern in patterns]
     used, trained, total = set(), 0, 0
     for chunk in chunks:
         for name, parameter in chunk.global_names():
+            if chunk.share_embeddings_and_output_weights and name == "output_layer.weight":
+                name = "embedding.word_embeddings.weight"
             matching = {pattern.pattern for pattern in compiled if pattern.search(name)}
             used |= matching
             parameter.requires_grad = bool(matching) or not compiled

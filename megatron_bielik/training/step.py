@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,12 +67,12 @@ def train_step(
     dist.all_reduce(reduced)
     loss_sum, tokens, *wanted, grad_norm = torch.cat((reduced, norm.double()[None])).tolist()
     loss = loss_sum / max(tokens, 1)
-    finite = abs(loss) < float("inf") and abs(grad_norm) < float("inf")  # false for NaN too
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if finite:
         clip_gradients(optimizer, norm, config.optimizer.clip_grad)
         optimizer.step_with_ready_grads()
     stop = max((code for code, count in enumerate(wanted) if count), default=0)
-    return StepResult(loss, grad_norm, int(tokens), finite, stop)
+    return StepResult(loss, grad_norm, int(tokens) if math.isfinite(tokens) else 0, finite, stop)
 
 
 @torch.no_grad()

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch.distributed as dist
-from megatron.core import parallel_state
 
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.checkpoint_files import CheckpointError
 from megatron_bielik.config import Config
-from megatron_bielik.data.batches import Batch, StepLoader
-from megatron_bielik.data.epochs import ShardStream, split_documents
-from megatron_bielik.data.mixture import Mixture
-from megatron_bielik.data.shards import ShardReader
 from megatron_bielik.model.gpt import build_model
 from megatron_bielik.model.initialization import initialize
 from megatron_bielik.parallel.runtime import Runtime
@@ -34,6 +27,7 @@ from megatron_bielik.training.callbacks import (
     StopRequests,
 )
 from megatron_bielik.training.checkpoint import CheckpointStore, load
+from megatron_bielik.training.datasets import open_data
 from megatron_bielik.training.flops import dense_bf16_peak, flops_per_token
 from megatron_bielik.training.freezing import apply_patterns, trainable_patterns
 from megatron_bielik.training.log import Log
@@ -50,6 +44,7 @@ class Trainer:
         step: Steps done.
         resumed_step: Step this process started from.
         lr: Learning rate of the last step.
+        samples: First and one-past-last sample of each data set in the last step.
         stopping: Why the loop ends early, or none.
         failed: Whether it ends because of a failure.
     """
@@ -60,6 +55,7 @@ class Trainer:
         self.folder = Path(config.checkpoint.dir)
         self.step = self.resumed_step = 0
         self.lr = 0.0
+        self.samples: dict[str, tuple[int, int]] = {}
         self.stopping: str | None = None
         self.failed = False
         self.log = Log([])
@@ -99,10 +95,11 @@ class Trainer:
             load(source, self.config.model.shape(), self._chunks, None, self.config.checkpoint.verify)
             self._optimizer.reload_model_params()
         self._watchdog.progress("opening the data")
-        self._open_data(common)
+        self._loader, self._evaluation = open_data(self.config, self.runtime, self.step, common.get("mixture"))
 
     def run(self) -> None:
         """Train until the last step, a stop request or a failure."""
+        self.event("start", self._describe())
         for callback in self.callbacks:
             callback.on_start(self)
         try:
@@ -114,7 +111,7 @@ class Trainer:
                 options = self.config
                 self.lr = learning_rate(self.step, options.optimizer, options.schedule, options.training.steps)
                 set_learning_rate(self._optimizer, self.lr)
-                self._sources = [source for batch in batches for source in batch.sources]
+                self.samples = self._loader.drawn
                 result = train_step(
                     self._wrapped, self._optimizer, batches, options, self.runtime, self._stop_requests.wanted
                 )
@@ -161,8 +158,21 @@ class Trainer:
     def rebuild_from(self, checkpoint: Path | None) -> None:
         """Build model and optimizer anew for the parameters trained from this step on, and fill them from a checkpoint."""
         assert checkpoint is not None, "a checkpoint was saved at this step"
+        # Modules and hooks refer to each other: without a collection both models would be held at once.
+        del self._chunks, self._wrapped, self._optimizer
+        gc.collect()
         self._build()
         self._load(checkpoint)
+
+    def _describe(self) -> str:
+        """The run in one line."""
+        parallel, training = self.config.parallel, self.config.training
+        data_parallel = self.runtime.world_size // parallel.model_parallel_size
+        return (
+            f"{self.config.model.shape().num_parameters():,} parameters, {training.precision}, on {self.runtime.device_name}; "
+            f"tensor {parallel.tensor_parallel_size} x pipeline {parallel.pipeline_parallel_size} x data {data_parallel}; "
+            f"steps {self.step + 1} to {training.steps} of {self.tokens_per_step:,} tokens"
+        )
 
     def _build(self) -> None:
         self._chunks = build_model(self.config)
@@ -181,68 +191,16 @@ class Trainer:
                     f"{option} is {here} but {checkpoint} was trained with {common[name]}, which fixes the order of samples; "
                     "keep it, or start another run with checkpoint.init_from"
                 )
-        states = common["callbacks"]
         for callback in self.callbacks:
-            callback.restore(states.get(callback.name, {})) if states.get(callback.name) else None
+            if state := common["callbacks"].get(callback.name):
+                callback.restore(state)
         return common
 
-    def _open_data(self, common: dict[str, Any]) -> None:
-        data, training = self.config.data, self.config.training
-        cache = Path(data.index_cache or self.folder / "index_cache")
-        parts = {spec.prefix: split_documents(len(ShardReader(spec.prefix)), data.split) for spec in data.train}
-        streams = {
-            spec.prefix: ShardStream(
-                spec.prefix, data.sequence_length, training.seed, cache, parts[spec.prefix]["train"]
-            )
-            for spec in data.train
-        }
-        held_out = {name: {} for name in ("valid", "test") if any(name in part for part in parts.values())}
-        for name, members in held_out.items():
-            for spec in data.train:
-                if name in parts[spec.prefix]:
-                    members[spec.prefix] = ShardStream(
-                        spec.prefix, data.sequence_length, training.seed, cache, parts[spec.prefix][name]
-                    )
-        weights = {spec.prefix: spec.weight for spec in data.train}
-        mixture = Mixture(weights, common.get("mixture"))
-        self._prepare_orders(streams, mixture, held_out)
-        self._loader = self._step_loader(streams, mixture)
-        self._evaluation: dict[str, Sequence[Batch]] = {}
-        if training.eval_interval:
-            named = {
-                name: {prefix: ShardStream(prefix, data.sequence_length, training.seed, cache)}
-                for name, prefix in data.valid.items()
-            }
-            for name, members in {**held_out, **named}.items():
-                loader = self._step_loader(members, Mixture({prefix: weights.get(prefix, 1.0) for prefix in members}))
-                self._evaluation[name] = [batch for _ in range(training.eval_batches) for batch in loader.next_step()]
-                loader.close()
-
-    def _prepare_orders(
-        self, streams: dict[str, ShardStream], mixture: Mixture, held_out: dict[str, dict[str, ShardStream]]
-    ) -> None:
-        """One process per node builds what the run will read; the others wait and open the files."""
-        if self.runtime.local_rank == 0:
-            left = (self.config.training.steps - self.step) * self.config.training.global_batch_size
-            for prefix, stream in streams.items():
-                stream.prepare(mixture.consumed[prefix] + math.ceil(left * mixture.weights[prefix]) + 1)
-            for members in held_out.values():
-                for stream in members.values():
-                    stream.prepare(1)
-        dist.barrier()
-
-    def _step_loader(self, streams: dict[str, ShardStream], mixture: Mixture) -> StepLoader:
-        return StepLoader(
-            streams,
-            mixture,
-            self.config.training.micro_batch_size,
-            self.config.training.global_batch_size,
-            parallel_state.get_data_parallel_rank(),
-            parallel_state.get_data_parallel_world_size(),
-            self.config.data.respect_document_boundaries,
-        )
-
     def _write_companions(self, folder: Path) -> None:
+        """What travels with the weights: the options, and the tokenizer (the one the weights came with, if none is given)."""
         (folder / "run.yaml").write_text(as_yaml(self.config))
-        if self.config.data.tokenizer is not None:
-            shutil.copytree(self.config.data.tokenizer, folder / files.TOKENIZER)
+        tokenizer = self.config.data.tokenizer
+        if tokenizer is None and self.config.checkpoint.init_from is not None:
+            tokenizer = str(files.find_checkpoint(Path(self.config.checkpoint.init_from)) / files.TOKENIZER)
+        if tokenizer is not None and Path(tokenizer).is_dir():
+            shutil.copytree(tokenizer, folder / files.TOKENIZER)

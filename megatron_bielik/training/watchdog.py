@@ -2,7 +2,8 @@
 
 Every rank's thread keeps writing two things to the launcher's key-value store: that the process lives, and where its main
 thread is (a counter and a phrase). A stuck rank leaves the others waiting inside a collective, so the one to name is the
-rank whose process stopped writing, or else the one whose main thread came least far.
+rank whose process stopped writing, or else the one whose main thread came least far. A process that is stopped does not
+hear the launcher's SIGTERM either: a rank on its node kills it, so that the job need not wait for it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
+import socket
 import sys
 import threading
 import time
 from dataclasses import dataclass
 
+import psutil
 import torch.distributed as dist
 
 EXIT_CODE = 75  # sysexits' "temporary failure": the same command may well succeed
@@ -22,12 +26,23 @@ EXIT_CODE = 75  # sysexits' "temporary failure": the same command may well succe
 
 @dataclass(frozen=True)
 class Beat:
-    """A rank's last sign of life: seconds since its main thread moved, how often it has moved, what it was doing."""
+    """A rank's last sign of life.
+
+    Args:
+        idle: Seconds since its main thread moved.
+        moves: How often it has moved.
+        doing: Where it was.
+        written: When this was first read here, in this process's clock.
+        host: Name of its node.
+        process: Its process id there.
+    """
 
     idle: float
     moves: int
     doing: str
     written: float
+    host: str = ""
+    process: int = 0
 
 
 class Watchdog:
@@ -66,23 +81,37 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen: dict[int, tuple[str, float]] = {}  # what each rank wrote last, and when that was first read here
-        while not self._stop.wait(min(1.0, self._timeout / 5)):
+        last = time.monotonic()
+        while not self._stop.wait(min(5.0, self._timeout / 10)):
             now = time.monotonic()
-            # The beat number makes two beats of a stuck but living process differ.
-            beat = {"idle": now - self._moved, "moves": self._moves, "doing": self._doing, "at": now}
+            if now - last > self._timeout / 2:
+                # This process itself was stopped for a while, perhaps with all the others: nobody is to blame for that.
+                seen, self._moved = {}, now
+            last = now
             try:
-                self._store.set(str(self._rank), json.dumps(beat))
-                for rank in range(self._world):
-                    if self._store.check([str(rank)]):
-                        text = self._store.get(str(rank)).decode()
-                        if rank not in seen or seen[rank][0] != text:
-                            seen[rank] = (text, now)
+                self._store.set(str(self._rank), self._own_beat(now))
+                for rank, text in self._read_all():
+                    if rank not in seen or seen[rank][0] != text:
+                        seen[rank] = (text, now)
             except RuntimeError:
                 return  # the store went away with the launcher, which is ending every rank itself
             beats = {rank: _beat(text, read) for rank, (text, read) in seen.items()}
             blame = find_stuck_rank(beats, now, self._timeout)
             if blame is not None:
+                _kill_sibling(beats[blame[0]])
                 self._end(*blame)
+
+    def _own_beat(self, now: float) -> str:
+        beat = {"idle": now - self._moved, "moves": self._moves, "doing": self._doing}
+        # The time makes two beats of a stuck but living process differ.
+        return json.dumps({**beat, "host": socket.gethostname(), "process": os.getpid(), "at": now})
+
+    def _read_all(self) -> list[tuple[int, str]]:
+        """What each rank that has begun wrote last; one request once all have, as the store serves the whole job."""
+        keys = [str(rank) for rank in range(self._world)]
+        if not self._store.check(keys):
+            keys = [key for key in keys if self._store.check([key])]
+        return [(int(key), text.decode()) for key, text in zip(keys, self._store.multi_get(keys), strict=True)]
 
     def _end(self, rank: int, why: str) -> None:
         print(
@@ -97,7 +126,20 @@ class Watchdog:
 
 def _beat(text: str, read: float) -> Beat:
     content = json.loads(text)
-    return Beat(content["idle"], content["moves"], content["doing"], read)
+    return Beat(content["idle"], content["moves"], content["doing"], read, content["host"], content["process"])
+
+
+def _kill_sibling(beat: Beat) -> None:
+    """Kill a stuck process of this node. One that is merely stuck in Python ends itself, with a traceback."""
+    if beat.host != socket.gethostname() or beat.process == os.getpid():
+        return
+    try:
+        process = psutil.Process(beat.process)
+        # Same launcher: the number has not gone to some other program meanwhile.
+        if process.ppid() == os.getppid() and process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            process.send_signal(signal.SIGKILL)
+    except psutil.Error:
+        return  # gone already
 
 
 def find_stuck_rank(beats: dict[int, Beat], now: float, timeout: float) -> tuple[int, str] | None:

@@ -1,0 +1,353 @@
+"""A checkpoint can be damaged or hostile: nothing in it may run code, and what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+from megatron_bielik import checkpoint_files as files
+from megatron_bielik.checkpoint_files import CheckpointError, read_index, refuse_code
+from megatron_bielik.surgery.convert import export_hf, import_hf
+from megatron_bielik.surgery.native_files import NativeReader
+
+KEY = "decoder.final_layernorm.weight"
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._marker),)
+
+
+@pytest.fixture(scope="module")
+def sound(hf_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound checkpoint, as import writes it."""
+    folder = tmp_path_factory.mktemp("sound")
+    hf_model("bielik").save_pretrained(folder / "hf")
+    import_hf(folder / "hf", folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "checkpoint"))
+
+
+def index_of(checkpoint: Path) -> Metadata:
+    content: Metadata = pickle.loads((checkpoint / ".metadata").read_bytes())
+    return content
+
+
+def place_of(index: Metadata, key: str) -> Any:
+    return next(stored for place, stored in index.storage_data.items() if place.fqn == key)
+
+
+def append(checkpoint: Path, content: bytes) -> tuple[int, int]:
+    """Put bytes at the end of the payload. Returns where they begin and their number."""
+    with (checkpoint / "__0_0.distcp").open("ab") as stream:
+        begin = stream.tell()
+        stream.write(content)
+    return begin, len(content)
+
+
+def poison_metadata(checkpoint: Path, marker: Path) -> None:
+    index = index_of(checkpoint)
+    index.planner_data = Payload(marker)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+
+
+def poison_common(checkpoint: Path, marker: Path) -> None:
+    torch.save({"step": Payload(marker)}, checkpoint / "common.pt")
+
+
+def poison_tensor(checkpoint: Path, marker: Path) -> None:
+    """The final norm's bytes are a pickle that runs code."""
+    blob = io.BytesIO()
+    torch.save(Payload(marker), blob)
+    index = index_of(checkpoint)
+    stored = place_of(index, KEY)
+    stored.offset, stored.length = append(checkpoint, blob.getvalue())
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+
+
+def poison_bytes_entry(checkpoint: Path, marker: Path) -> None:
+    """The final norm is listed as an object, which torch's planner loads with weights_only=False."""
+    poison_tensor(checkpoint, marker)
+    index = index_of(checkpoint)
+    index.state_dict_metadata[KEY] = BytesStorageMetadata()
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(index))
+
+
+POISONS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "metadata": (poison_metadata, "which no checkpoint index needs: it could run code; do not load it"),
+    "common": (poison_common, "common.pt is refused: it holds more than tensors and plain data"),
+    "bytes entry": (poison_bytes_entry, f"lists {KEY} as BytesStorageMetadata, checkpoints hold tensors only"),
+    "tensor": (
+        poison_tensor,
+        f"{KEY} cannot be read (UnpicklingError: Unsupported global: GLOBAL {os.mkdir.__module__}",
+    ),
+}
+ON_OPENING = ["metadata", "common", "bytes entry"]
+
+
+def poisoned(checkpoint: Path, name: str, marker: Path) -> str:
+    """Poison a checkpoint whose checksums are right all the same: an attacker computes them too. Returns the message."""
+    poison, fragment = POISONS[name]
+    poison(checkpoint, marker)
+    files.write_checksums(checkpoint, files.checksums(checkpoint, files.payload_files(checkpoint)))
+    return fragment
+
+
+def one_line(found: pytest.ExceptionInfo[Any]) -> str:
+    message = str(found.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", POISONS)
+def test_the_poison_works(name: str, copy: Path, tmp_path: Path) -> None:
+    """Read the careless way, each of these would have run: the tests below test something."""
+    marker = tmp_path / "marker"
+    poisoned(copy, name, marker)
+    if name == "metadata":
+        pickle.loads((copy / ".metadata").read_bytes())
+    elif name == "common":
+        torch.load(copy / "common.pt", weights_only=False)
+    else:
+        stored = place_of(index_of(copy), KEY)
+        blob = (copy / "__0_0.distcp").read_bytes()[stored.offset : stored.offset + stored.length]
+        torch.load(io.BytesIO(blob), weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("name", ON_OPENING)
+def test_refuse_code(name: str, copy: Path, tmp_path: Path) -> None:
+    fragment = poisoned(copy, name, tmp_path / "marker")
+    with pytest.raises(CheckpointError) as found:
+        refuse_code(copy)
+    assert fragment in one_line(found)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in POISONS if name != "common"])
+def test_export(name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without the environment variable that a run sets: export is safe by itself."""
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    fragment = poisoned(copy, name, tmp_path / "marker")
+    with pytest.raises(CheckpointError) as found:
+        export_hf(copy, tmp_path / "output")
+    assert fragment in one_line(found)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint"}
+
+
+def test_export_never_opens_common(copy: Path, tmp_path: Path) -> None:
+    poisoned(copy, "common", tmp_path / "marker")
+    export_hf(copy, tmp_path / "output")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "output"}
+
+
+def job(checkpoint: Path, shard: Path, folder: Path, **model: Any) -> list[str]:
+    """Arguments of a one-step run from a checkpoint of tests/conftest.py's small model."""
+    shape = vars(files.read_description(checkpoint)[0])
+    options = {
+        "model": {**shape, **model},
+        "data": {"train": [{"prefix": str(shard)}], "sequence_length": 64},
+        "training": {"steps": 1, "global_batch_size": 1, "precision": "fp32"},
+        "checkpoint": {"dir": str(folder / "run"), "init_from": str(checkpoint)},
+        "logging": {"tensorboard": False},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(options))
+    return ["-m", "megatron_bielik.pretrain", "--config", str(folder / "run.yaml")]
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", POISONS)
+def test_training_from_a_poisoned_checkpoint(name: str, copy: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    fragment = poisoned(copy, name, tmp_path / "marker")
+    done = run(job(copy, shard, tmp_path), check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / "marker").exists()
+    if name in ON_OPENING:
+        assert last_line(done).startswith("error: ")
+        assert fragment in last_line(done)
+        assert "Traceback" not in done.stderr
+    else:
+        assert "Unsupported global" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["metadata", "tensor"])
+def test_resuming_from_a_poisoned_checkpoint(name: str, copy: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    """The same when the poisoned checkpoint is the run's own newest."""
+    poisoned(copy, name, tmp_path / "marker")
+    arguments = job(copy, shard, tmp_path)
+    root = tmp_path / "run" / files.CHECKPOINTS
+    root.mkdir(parents=True)
+    copy.rename(root / files.name_of_step(7))
+    files.point_latest(root, files.name_of_step(7))
+    done = run(arguments, check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / "marker").exists()
+
+
+def test_training_from_the_sound_checkpoint(sound: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    """The counterpart: only the poison was refused."""
+    run(job(sound, shard, tmp_path))
+    exported = export_hf(tmp_path / "run", tmp_path / "output")
+    assert exported.shape == files.read_description(sound)[0]
+
+
+def test_training_from_a_damaged_checkpoint(copy: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    """A flipped bit in a tensor: the checksum names the file and the way out."""
+    payload = copy / "__0_0.distcp"
+    content = bytearray(payload.read_bytes())
+    content[20_000] ^= 1
+    payload.write_bytes(content)
+    done = run(job(copy, shard, tmp_path), check=False)
+    assert done.returncode == 1
+    assert last_line(done).startswith(
+        f"error: {payload} is not what was written (checksum); write another step's folder"
+    )
+
+
+def test_training_with_another_shape(copy: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    done = run(job(copy, shard, tmp_path, num_layers=2), check=False)
+    assert done.returncode == 1
+    assert last_line(done) == f"error: {copy} has model.num_layers 3, this run 2: use the shape it was saved with"
+
+
+def test_index_that_points_outside(copy: Path) -> None:
+    index = index_of(copy)
+    place_of(index, KEY).relative_path = "../../other/__0_0.distcp"
+    (copy / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(CheckpointError) as found:
+        read_index(copy)
+    assert "names ../../other/__0_0.distcp, a file outside of the checkpoint" in one_line(found)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no pickle", b"\x80\x04K\x01.", b"\x80\x04h\x05.", b"\x80\x04X\xff\xff\xff\xff.", b"(" * 100],
+    ids=["empty", "text", "another object", "no memo", "cut", "nested"],
+)
+def test_damaged_index(copy: Path, content: bytes) -> None:
+    (copy / ".metadata").write_bytes(content)
+    with pytest.raises(CheckpointError) as found:
+        read_index(copy)
+    assert ".metadata is damaged" in one_line(found)
+
+
+@pytest.mark.parametrize("position", range(0, 3000, 375))
+def test_no_flipped_byte_of_the_index_escapes(copy: Path, position: int) -> None:
+    """Whatever a damaged index does to the unpickler, it is an error of ours or still a table of tensors."""
+    content = bytearray((copy / ".metadata").read_bytes())
+    content[position] ^= 0xFF
+    (copy / ".metadata").write_bytes(content)
+    try:
+        NativeReader(copy)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (either outcome is right)
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt"])
+def test_missing_files(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=f"has no {name}: not a complete checkpoint"):
+        refuse_code(copy)
+
+
+def test_damaged_common(copy: Path) -> None:
+    (copy / "common.pt").write_bytes((copy / "common.pt").read_bytes()[:50])
+    with pytest.raises(CheckpointError) as found:
+        refuse_code(copy)
+    assert "common.pt" in one_line(found)
+
+
+def test_checksums_cover_every_file_and_can_be_split(copy: Path) -> None:
+    (copy / files.TOKENIZER / "tokenizer.json").write_text("{}")
+    names = files.payload_files(copy)
+    assert {".metadata", "common.pt", "metadata.json", "__0_0.distcp", "tokenizer/tokenizer.json"} <= set(names)
+    files.write_checksums(copy, files.checksums(copy, names))
+    assert files.damaged_files(copy) == []
+    for name in names:
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content + b"x")
+        found = [files.damaged_files(copy, part, 3) for part in range(3)]
+        assert sorted(sum(found, [])) == files.damaged_files(copy) == [name]
+        (copy / name).unlink()
+        assert files.damaged_files(copy) == [name]
+        (copy / name).write_bytes(content)
+
+
+def test_missing_checksums(copy: Path) -> None:
+    (copy / files.CHECKSUMS).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"has no checksums\.json; to load it all the same set checkpoint\.verify=false"
+    ):
+        files.damaged_files(copy)
+
+
+def test_finding_a_checkpoint(copy: Path, tmp_path: Path) -> None:
+    """A checkpoint, a checkpoints folder or a run; the pointer decides."""
+    root = tmp_path / "run" / files.CHECKPOINTS
+    root.mkdir(parents=True)
+    for step in (1, 20):
+        shutil.copytree(copy, root / files.name_of_step(step))
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint: neither model\.json nor checkpoints/latest"):
+        files.find_checkpoint(tmp_path / "run")
+    files.point_latest(root, files.name_of_step(1))
+    for path in (tmp_path / "run", root, root / files.name_of_step(1)):
+        assert files.find_checkpoint(path) == root / files.name_of_step(1)
+    assert files.find_checkpoint(root / files.name_of_step(20)) == root / files.name_of_step(20)
+
+
+@pytest.mark.parametrize("name", ["step_00000099", "../elsewhere", "", "step_00000001/../x"])
+def test_stale_pointer(name: str, copy: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run" / files.CHECKPOINTS
+    root.mkdir(parents=True)
+    shutil.copytree(copy, root / files.name_of_step(1))
+    shutil.copytree(copy, root.parent / "elsewhere")
+    files.point_latest(root, name)
+    with pytest.raises(CheckpointError) as found:
+        files.find_checkpoint(tmp_path / "run")
+    assert f"latest names {name!r}, which is no complete checkpoint; write another folder's name there" in one_line(
+        found
+    )
+
+
+def test_resuming_with_a_stale_pointer(sound: Path, shard: Path, tmp_path: Path, run: Run) -> None:
+    """A run must not start from scratch in silence where its newest checkpoint is gone."""
+    arguments = job(sound, shard, tmp_path)
+    root = tmp_path / "run" / files.CHECKPOINTS
+    root.mkdir(parents=True)
+    files.point_latest(root, files.name_of_step(5))
+    done = run(arguments, check=False)
+    assert done.returncode == 1
+    assert "latest names 'step_00000005', which is no complete checkpoint" in last_line(done)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("step_00000012", 12), ("step_x", None), ("latest", None), (".writing-step_00000001", None)]
+)
+def test_names_of_steps(name: str, step: int | None) -> None:
+    assert files.step_of_name(name) == step
+    if step is not None:
+        assert files.name_of_step(step) == name
