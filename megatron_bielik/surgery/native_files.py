@@ -90,9 +90,11 @@ class NativeReader:
             with _single_process():
                 reader = _Reader(self._checkpoint, self._index)
                 dcp.load(target, storage_reader=reader, planner=DefaultLoadPlanner(), no_dist=True)
+        except pickle.UnpicklingError as error:
+            problem = files.refused_content(error)
+            raise files.CheckpointError(f"{self._checkpoint}: {key} {problem}; do not load it") from None
         except Exception as error:  # what damaged bytes raise has no list
-            lines = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
-            reason = ": ".join([type(error).__name__, *lines[:1]])
+            reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             raise files.CheckpointError(f"{self._checkpoint}: {key} cannot be read ({reason}); do not use it") from None
         return target[key]
 

@@ -149,6 +149,7 @@ class Trainer:
             "mixture": self._loader.state,
             "seed": self.config.training.seed,
             "sequence_length": self.config.data.sequence_length,
+            "split": self.config.data.split,
             "callbacks": {callback.name: callback.state() for callback in self.callbacks},
         }
         self.store.save(
@@ -184,9 +185,11 @@ class Trainer:
     def _load(self, checkpoint: Path) -> dict[str, Any]:
         shape, verify = self.config.model.shape(), self.config.checkpoint.verify
         common = load(checkpoint, shape, self._chunks, self._optimizer, verify)
-        for name, here in (("seed", self.config.training.seed), ("sequence_length", self.config.data.sequence_length)):
+        data = self.config.data
+        options = {"training.seed": self.config.training.seed, "data.sequence_length": data.sequence_length}
+        for option, here in {**options, "data.split": data.split}.items():
+            name = option.split(".")[1]
             if common[name] != here:
-                option = "training.seed" if name == "seed" else "data.sequence_length"
                 raise CheckpointError(
                     f"{option} is {here} but {checkpoint} was trained with {common[name]}, which fixes the order of samples; "
                     "keep it, or start another run with checkpoint.init_from"

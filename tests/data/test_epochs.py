@@ -1,4 +1,4 @@
-"""A shard as a stream of samples: nothing lost or doubled, megatron-core's cut, the same for ever, and a cache nobody can break."""
+"""A shard as a stream of samples: nothing lost or doubled, megatron-core's cut, the same for ever, and a sturdy cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_pass_is_the_shuffled_documents_cut_up(
 
     # In cut order: neighbours share one token, and together they are every token once.
     in_order = [sample.tokens for _, sample in sorted(zip(arrays["order"], samples, strict=True), key=lambda p: p[0])]
-    for one, following in zip(in_order, in_order[1:], strict=False):
+    for one, following in pairwise(in_order):
         assert one[-1] == following[0]
     seen = np.concatenate([tokens[:-1] for tokens in in_order] + [in_order[-1][-1:]])
     assert len(set(seen.tolist())) == len(seen) == len(samples) * sequence_length + 1
@@ -192,7 +193,7 @@ def test_index_at_an_odd_offset_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["98,1,1", "100,0,0", "1,1,1", "0.7,0.2,0.1", "969,30,1", "0,50,50", "5,0,5"])
-@pytest.mark.parametrize("documents", [0, 1, 2, 3, 7, 100, 12_345])
+@pytest.mark.parametrize("documents", [0, 1, 2, 3, 7, 100, 12_346])
 def test_split_is_that_of_megatron_core(documents: int, split: str) -> None:
     from megatron.core.datasets.blended_megatron_dataset_config import (
         convert_split_vector_to_split_matrix,
@@ -352,7 +353,7 @@ def test_leftovers_of_killed_processes(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     prefix = write(tmp_path / "shard", [9] * 50)
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(DataError, match="cannot write .*cache"):
+    with pytest.raises(DataError, match=r"cannot write .*cache"):
         ShardStream(prefix, 16, 1, tmp_path / "cache").sample(0)
 
 
