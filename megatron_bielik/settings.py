@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from megatron_bielik.config import Config
+from megatron_bielik.config import Config, DatasetSpec
 from megatron_bielik.presets import PRESETS
 
 
@@ -23,7 +25,13 @@ class SettingsError(ValueError):
 
 def make_parser(program: str, description: str, epilog: str = "") -> ArgumentParser:
     """A parser for --config FILE..., --print_config and every option of Config as --section.name VALUE."""
-    parser = ArgumentParser(prog=program, description=description, epilog=epilog, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        exit_on_error=False,
+        allow_abbrev=False,  # --optimizer.l must not set optimizer.lr
+    )
     parser.add_argument(
         "--config", action="config", help="YAML file of options; several are read in order, later ones win"
     )
@@ -44,6 +52,9 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> tup
         values = parser.parse_args(arguments)
     except ArgumentError as error:
         raise SettingsError(_explain(str(error), parser)) from None
+    for field in fields(Config):
+        if not isinstance(values[field.name], Namespace):
+            raise SettingsError(f"{field.name} is {values[field.name]!r}, it must be a mapping of options")
     made = parser.instantiate(values)
     return Config(**{field.name: made[field.name] for field in fields(Config)}), values
 
@@ -63,31 +74,76 @@ def option_names(cls: Any = Config, prefix: str = "") -> list[str]:
     """Dotted names of all options."""
     names = []
     for field in fields(cls):
-        default = field.default_factory() if callable(field.default_factory) else field.default  # type: ignore[misc]
+        default = field.default_factory() if callable(field.default_factory) else field.default
         name = f"{prefix}{field.name}"
         names += option_names(type(default), f"{name}.") if is_dataclass(default) else [name]
     return names
 
 
 def _explain(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's message in one line, with the nearest valid name where a name is unknown."""
-    names = [*option_names(), *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help")]
+    """jsonargparse's message in one line: the nearest valid name for an unknown one, the type needed for a wrong value."""
+    keys = re.findall(r'Parser key "([^"]+)"', message)
     message = " ".join(message.split())
-    unknown = (
-        re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'", message)
-        or re.search(r"Option '(?P<name>[^']+)' is not accepted", message)
-        or re.search(r"unrecognized arguments: --(?P<name>[^\s=]+)", message)
-    )
-    if unknown is None:
-        return message
-    found = ".".join(part for part in unknown.groupdict().values() if part)
-    if "group" in unknown.groupdict():
-        found = f"{unknown['group']}.{unknown['name']}"
+    for pattern in _UNKNOWN:
+        if unknown := re.search(pattern, message):
+            return _unknown_option(".".join([*keys, *unknown.groups()]), parser)
+    required = re.search(r"arguments are required: (\w+)", message)
+    if keys and required:
+        return f"{keys[0]}: an entry lacks {required[1]}"
+    value = re.search(r"(?:.*Given value|.*?Got value): (.*?)(?: Subclass types expect|$)", message)
+    kind = _type_of(".".join(keys)) if keys else None
+    if value and kind is not None:
+        return f"{'.'.join(keys)} is {value[1]!r}, it must be {_in_words(kind)}"
+    missing = re.search(r"File does not exist: '?([^']+)'?", message)
+    if missing:
+        return f"--config: {missing[1]} not found"
+    if "config:" in message:
+        return f"--config: the file must be a YAML mapping of sections ({message})"
+    return message
+
+
+_UNKNOWN = (
+    r"Group '([^']+)' does not accept option '([^']+)'",
+    r"Option '([^']+)' is not accepted",
+    r"unrecognized arguments: --([^\s=]+)",
+)
+
+
+def _unknown_option(found: str, parser: ArgumentParser) -> str:
+    entries = [f"data.train.{field.name}" for field in fields(DatasetSpec)]
+    names = [*option_names(), *entries, *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help")]
     # The last part is what people misspell; a name from another section counts too.
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
     leaf = {name.split(".")[-1]: name for name in names}
     near = near or [leaf[m] for m in difflib.get_close_matches(found.split(".")[-1], leaf, n=1)]
     return f"unknown option {found}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+
+
+def _type_of(name: str) -> Any:
+    """Type of an option by its dotted name, through lists of dataclasses too; none for other arguments."""
+    kind: Any = Config
+    for part in name.split("."):
+        kind = get_args(kind)[0] if get_origin(kind) is list else kind
+        if not is_dataclass(kind) or part not in (hints := get_type_hints(kind)):
+            return None
+        kind = hints[part]
+    return kind
+
+
+def _in_words(kind: Any) -> str:
+    """A type as a user calls it."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    if get_origin(kind) is list:
+        return f"a list, each entry {_in_words(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        return f"a mapping from names, each value {_in_words(get_args(kind)[1])}"
+    if is_dataclass(kind):
+        return "a mapping of " + ", ".join(field.name for field in fields(kind))
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+    return words[kind]
 
 
 def check(config: Config, world_size: int) -> tuple[int, int]:
@@ -99,6 +155,7 @@ def check(config: Config, world_size: int) -> tuple[int, int]:
     Raises:
         SettingsError: The option, the value found, the value needed and the way out, in one line.
     """
+    _check_finite(config)
     _check_ranges(config, world_size)
     layout = _check_layout(config, world_size)
     _check_schedule(config)
@@ -116,8 +173,10 @@ def check_data(config: Config) -> None:
         if prefixes.count(prefix) > 1:
             raise SettingsError(f"data.train names {prefix} twice: give it once, with the sum of the weights")
     for spec in config.data.train:
-        if not spec.weight > 0:
-            raise SettingsError(f"data.train: the weight of {spec.prefix} is {spec.weight:g}, it must be above 0")
+        if not 0 < spec.weight < math.inf:
+            raise SettingsError(
+                f"data.train: the weight of {spec.prefix} is {spec.weight:g}, it must be above 0 and finite"
+            )
     for option, prefix in [("data.train", p) for p in prefixes] + [
         ("data.valid", p) for p in config.data.valid.values()
     ]:
@@ -129,6 +188,14 @@ def check_data(config: Config) -> None:
     tokenizer = config.data.tokenizer
     if tokenizer is not None and not (Path(tokenizer) / "tokenizer.json").is_file():
         raise SettingsError(f"data.tokenizer: {tokenizer} has no tokenizer.json, needs a Hugging Face tokenizer folder")
+
+
+def _check_finite(config: Config) -> None:
+    """YAML knows .nan and .inf."""
+    for section, options in asdict(config).items():
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{section}.{name} is {value}, it must be a finite number")
 
 
 def _check_ranges(config: Config, world_size: int) -> None:
@@ -173,6 +240,20 @@ def _check_ranges(config: Config, world_size: int) -> None:
     for name, value in not_negative.items():
         if value is not None and not value >= 0:
             raise SettingsError(f"{name} is {value}, it must not be negative")
+    above_zero: dict[str, float | None] = {
+        "model.rope_theta": shape.rope_theta,
+        "model.norm_epsilon": shape.norm_epsilon,
+        "model.init_std": config.model.init_std,
+        "parallel.timeout_minutes": parallel.timeout_minutes,
+        "optimizer.epsilon": optimizer.epsilon,
+        "schedule.decay_steps": config.schedule.decay_steps,
+        "training.spike_threshold": training.spike_threshold,
+        "training.time_limit_minutes": training.time_limit_minutes,
+        "training.peak_tflops": training.peak_tflops,
+    }
+    for name, value in above_zero.items():
+        if value is not None and not value > 0:
+            raise SettingsError(f"{name} is {value}, it must be above 0")
     for name, value in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
         if not 0 <= value < 1:
             raise SettingsError(f"optimizer.{name} is {value}, it must lie in [0, 1)")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from megatron_bielik import checkpoint_files as files
@@ -122,17 +123,26 @@ def one_line(found: pytest.ExceptionInfo[Any]) -> str:
 
 
 @pytest.mark.parametrize("name", POISONS)
-def test_the_poison_works(name: str, copy: Path, tmp_path: Path) -> None:
-    """Read the careless way, each of these would have run: the tests below test something."""
+def test_the_poison_works(name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the careless way, each of these would have run: the tests below test something.
+
+    And the variable that a run sets overrules weights_only=False, but it does not reach the pickle of the index.
+    """
     marker = tmp_path / "marker"
     poisoned(copy, name, marker)
     if name == "metadata":
-        pickle.loads((copy / ".metadata").read_bytes())
-    elif name == "common":
-        torch.load(copy / "common.pt", weights_only=False)
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        FileSystemReader(copy).read_metadata()
     else:
-        stored = place_of(index_of(copy), KEY)
-        blob = (copy / "__0_0.distcp").read_bytes()[stored.offset : stored.offset + stored.length]
+        blob = (copy / "common.pt").read_bytes()
+        if name != "common":
+            stored = place_of(index_of(copy), KEY)
+            blob = (copy / "__0_0.distcp").read_bytes()[stored.offset : stored.offset + stored.length]
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(io.BytesIO(blob), weights_only=False)
+        assert not marker.exists()
+        monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
         torch.load(io.BytesIO(blob), weights_only=False)
     assert marker.exists()
 

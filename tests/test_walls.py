@@ -28,7 +28,14 @@ def test_only_parallel_knows_the_device(words: str) -> None:
 def test_nothing_runs_code_from_data() -> None:
     """No shell strings, no remote code, and unpickling in the one place that runs nothing."""
     for name, text in sources():
-        words = ["trust_remote_code", "shell=True", "os.system", "allow_pickle=True", "weights_only=False", "pickle.load"]
+        words = [
+            "trust_remote_code",
+            "shell=True",
+            "os.system",
+            "allow_pickle=True",
+            "weights_only=False",
+            "pickle.load",
+        ]
         for word in words:
             assert word not in text, f"{word} in {name}"
         assert "Unpickler(" not in text or name == "checkpoint_files.py"

@@ -20,7 +20,7 @@ def cross_entropy_reference(logits: torch.Tensor, labels: torch.Tensor) -> torch
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         logits: torch.Tensor,
         labels: torch.Tensor,
@@ -51,7 +51,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         return total.log() - picked
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         softmax, local, mine = ctx.saved_tensors
         grad = softmax  # kept for this one use: written in place
         grad.scatter_add_(-1, local[:, None], -mine.to(grad.dtype)[:, None])
@@ -74,4 +74,4 @@ def vocab_parallel_cross_entropy(
     Returns:
         [tokens], fp32.
     """
-    return _VocabParallelCrossEntropy.apply(logits, labels, first_row, vocab_size, group)  # type: ignore[no-any-return]
+    return _VocabParallelCrossEntropy.apply(logits, labels, first_row, vocab_size, group)

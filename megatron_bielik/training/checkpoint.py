@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
-from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import MegatronOptimizer, param_group_identifier_keys
 
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.checkpoint_files import CheckpointError
@@ -185,11 +185,22 @@ def _load_optimizer(
     step tensor, which AdamW would then count up once per parameter.
     """
     (part,) = optimizer.chained_optimizers
+    # Groups of parameters that were all frozen when it was written: norms and biases after a stage of matrices alone.
+    groups = state["optimizer"]["param_groups"]
+    stored = {_kind_of_group(group) for group in groups}
+    own = [group for group in part.param_groups if _kind_of_group(group) not in stored]
+    groups += [{key: value for key, value in {**groups[0], **group}.items() if key != "params"} for group in own]
     part.load_state_dict(state)
-    steps = {parameter: moments.pop("step") for parameter, moments in part.optimizer.state.items()}
+    states = part.optimizer.state.items()
+    steps = {parameter: moments.pop("step") for parameter, moments in states if "step" in moments}
     part.load_parameter_state_from_fully_reshardable(param_state)
     for parameter, step in steps.items():
         part.optimizer.state[parameter]["step"] = step.clone()
+
+
+def _kind_of_group(group: dict[str, Any]) -> tuple[Any, ...]:
+    """What megatron-core tells parameter groups apart by."""
+    return tuple(group[key] for key in param_group_identifier_keys)
 
 
 def _check(checkpoint: Path, shape: ModelShape, verify: bool) -> None:

@@ -110,7 +110,9 @@ def assert_identical(folder: Path, reference: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["one", "two"])
-def uninterrupted(request: pytest.FixtureRequest, shard: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[str]]:
+def uninterrupted(
+    request: pytest.FixtureRequest, shard: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int, list[str]]:
     """A finished run: one process saving in the background, or two tensor-parallel ones that wait for their saves."""
     folder = tmp_path_factory.mktemp("reference") / "run"
     processes, extra = {
@@ -145,7 +147,9 @@ def test_killed_run_repeats_itself_bit_for_bit(
     assert not list(checkpoints.glob(".writing-*"))
 
 
-def test_sigterm_saves_and_leaves_cleanly(uninterrupted: tuple[Path, int, list[str]], shard: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_leaves_cleanly(
+    uninterrupted: tuple[Path, int, list[str]], shard: Path, tmp_path: Path
+) -> None:
     reference, processes, extra = uninterrupted
     folder = tmp_path / "run"
     extra = [*extra, "--checkpoint.save_interval=0"]
