@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,17 @@ from megatron_bielik.presets import ModelShape
 CHECKPOINTS, LATEST = "checkpoints", "latest"
 DESCRIPTION, CHECKSUMS, TOKENIZER = "model.json", "checksums.json", "tokenizer"
 FORMAT = 1
+
+# Tokenizer, chat template and generation defaults; weights and config are made anew.
+_COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+)
 
 # Everything the index of torch's distributed checkpoints is made of; plain containers of numbers and strings all.
 _PLAIN_CLASSES = {
@@ -238,3 +250,12 @@ def damaged_files(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
     return [
         name for name in names if not (checkpoint / name).is_file() or checksum(checkpoint / name) != expected[name]
     ]
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the tokenizer and what belongs to it; missing ones are no error."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in _COMPANIONS:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)

@@ -48,7 +48,9 @@ def main() -> int:
         table.add_row(name, value)
     Console().print(table)
     if train[-1]["loss"] >= entropy:
-        print("the loss is not below the unigram entropy: the run was too short, or something is wrong", file=sys.stderr)
+        print(
+            "the loss is not below the unigram entropy: the run was too short, or something is wrong", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -15,7 +15,7 @@ import torch
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.presets import ModelShape
 from megatron_bielik.surgery.architecture import VOCABULARY_TENSORS, Mapping, mappings
-from megatron_bielik.surgery.hf_config import copy_companions, read_shape, write_config
+from megatron_bielik.surgery.hf_config import read_shape, write_config
 from megatron_bielik.surgery.native_files import NativeReader, write_tensors
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, write_safetensors
 
@@ -66,7 +66,7 @@ def import_hf(
 
     with _appearing(output) as folder:
         write_tensors(folder, {mapping.native: mapping.native_shape for mapping in table}, kind, make)
-        copy_companions(source, folder / files.TOKENIZER)
+        files.copy_companions(source, folder / files.TOKENIZER)
         files.write_checksums(folder, files.checksums(folder, files.payload_files(folder)))
         files.write_description(folder, shape, step=0)
     return Converted(output, shape, shape.num_parameters(), kind)
@@ -112,7 +112,7 @@ def export_hf(
             yield from zip(mapping.theirs, mapping.split(whole), strict=True)
 
     with _appearing(output) as folder:
-        copy_companions(checkpoint / files.TOKENIZER, folder)
+        files.copy_companions(checkpoint / files.TOKENIZER, folder)
         write_safetensors(folder, _their_shapes(table), kind, tensors(), shard_bytes)
         write_config(folder, shape, str(kind).removeprefix("torch."))
     return Converted(output, shape, shape.num_parameters(), kind)

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from megatron_bielik.presets import Architecture, ModelShape
 from megatron_bielik.surgery.architecture import ARCHITECTURES
 from megatron_bielik.surgery.safetensors_files import ConversionError
-
-# Tokenizer, chat template and generation defaults; weights and config are made anew.
-_COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-)
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -127,15 +115,6 @@ def write_config(folder: Path, shape: ModelShape, dtype: str) -> None:
     else:
         config = Qwen2Config(use_sliding_window=False, **common)
     config.save_pretrained(folder)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy the tokenizer and what belongs to it; missing ones are no error."""
-    target.mkdir(parents=True, exist_ok=True)
-    for pattern in _COMPANIONS:
-        for path in sorted(source.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, target / path.name)
 
 
 def _special_tokens(folder: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ megatron-core's distributed format. Folders appear under their name, and `latest
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.optimizer import MegatronOptimizer, param_group_identifier_keys
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.checkpoint_files import CheckpointError
@@ -165,7 +167,7 @@ def load(
     if optimizer is not None:
         state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=_SHARDING)
         never_stored = _take_out_missing(state["optimizer"]["param_state"], available, chunks)
-    loaded = dist_checkpointing.load(state, str(checkpoint))
+    loaded = _read(state, checkpoint)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[f"model{number}"], strict=False)
     if optimizer is not None:
@@ -174,6 +176,17 @@ def load(
             param_state.setdefault(number, {}).update(tensors)
         _load_optimizer(optimizer, loaded["optimizer"], param_state)
     return loaded.get("common", {})
+
+
+def _read(state: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """dist_checkpointing.load, with what torch refuses to unpickle told in one line."""
+    try:
+        return dist_checkpointing.load(state, str(checkpoint))
+    except CheckpointException as error:
+        refused = [cause for cause, _ in error.failures.values() if isinstance(cause, pickle.UnpicklingError)]
+        if not refused:
+            raise
+        raise CheckpointError(f"{checkpoint} {files.refused_content(refused[0])}; do not load it") from None
 
 
 def _load_optimizer(
@@ -189,7 +202,7 @@ def _load_optimizer(
     groups = state["optimizer"]["param_groups"]
     stored = {_kind_of_group(group) for group in groups}
     own = [group for group in part.param_groups if _kind_of_group(group) not in stored]
-    groups += [{key: value for key, value in {**groups[0], **group}.items() if key != "params"} for group in own]
+    groups += [{**group, "step": groups[0]["step"]} for group in own]
     part.load_state_dict(state)
     states = part.optimizer.state.items()
     steps = {parameter: moments.pop("step") for parameter, moments in states if "step" in moments}

@@ -57,7 +57,9 @@ def build_optimizer(wrapped: Sequence[DistributedDataParallel], config: Config, 
             group["weight_decay"] = options.weight_decay * group["wd_mult"]
             for parameter in group["params"]:
                 state = part.optimizer.state[parameter]
-                if isinstance(part.optimizer, torch.optim.AdamW):  # others, of transformer-engine or Apex, count per group
+                if isinstance(
+                    part.optimizer, torch.optim.AdamW
+                ):  # others, of transformer-engine or Apex, count per group
                     state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -206,4 +205,4 @@ class Trainer:
         if tokenizer is None and self.config.checkpoint.init_from is not None:
             tokenizer = str(files.find_checkpoint(Path(self.config.checkpoint.init_from)) / files.TOKENIZER)
         if tokenizer is not None and Path(tokenizer).is_dir():
-            shutil.copytree(tokenizer, folder / files.TOKENIZER)
+            files.copy_companions(Path(tokenizer), folder / files.TOKENIZER)

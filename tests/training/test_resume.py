@@ -93,7 +93,7 @@ def steps_done(folder: Path) -> int:
 def everything_stored(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of the newest checkpoint: weights, master weights and moments."""
     reader = NativeReader(find_checkpoint(folder))
-    return {key: reader.read(key) for key in reader.keys()}
+    return {key: reader.read(key) for key in reader.keys()}  # noqa: SIM118  (not a mapping)
 
 
 def assert_identical(folder: Path, reference: Path) -> None:
