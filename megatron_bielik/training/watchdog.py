@@ -2,7 +2,8 @@
 
 Every rank's thread keeps writing two things to the launcher's key-value store: that the process lives, and where its main
 thread is (a counter and a phrase). A stuck rank leaves the others waiting inside a collective, so the one to name is the
-rank whose process stopped writing, or else the one whose main thread came least far. A process that is stopped does not
+rank whose process stopped writing, or else the one whose main thread came least far; ranks that are equally far show
+their tracebacks. A process that is stopped does not
 hear the launcher's SIGTERM either: a rank on its node kills it, so that the job need not wait for it.
 """
 
@@ -46,7 +47,7 @@ class Beat:
 
 
 class Watchdog:
-    """Watches all ranks of a job from each rank.
+    """Watches all ranks of a job from each rank, and ends this one when its launcher dies.
 
     Args:
         timeout: Seconds without progress after which the job ends; 0 watches nothing.
@@ -63,6 +64,7 @@ class Watchdog:
         """Begin watching. The store is the launcher's, reached over a connection of its own."""
         if self._timeout <= 0 or "MASTER_ADDR" not in os.environ:
             return
+        self._launcher = os.getppid()
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = dist.PrefixStore(f"watchdog/{attempt}", store)
@@ -82,8 +84,16 @@ class Watchdog:
     def _watch(self) -> None:
         seen: dict[int, tuple[str, float]] = {}  # what each rank wrote last, and when that was first read here
         last = time.monotonic()
-        while not self._stop.wait(min(5.0, self._timeout / 10)):
+        period = min(5.0, self._timeout / 10)  # the store serves the whole job
+        while not self._stop.wait(min(1.0, period)):
+            if os.getppid() != self._launcher:
+                # torchrun's workers have sessions of their own and outlive it. A job started again in the same folder
+                # must not find them still writing there.
+                print(f"rank {self._rank} ends: its launcher is gone", file=sys.stderr, flush=True)
+                os._exit(EXIT_CODE)
             now = time.monotonic()
+            if now - last < period:
+                continue
             if now - last > self._timeout / 2:
                 # This process itself was stopped for a while, perhaps with all the others: nobody is to blame for that.
                 seen, self._moved = {}, now
@@ -94,12 +104,16 @@ class Watchdog:
                     if rank not in seen or seen[rank][0] != text:
                         seen[rank] = (text, now)
             except RuntimeError:
-                return  # the store went away with the launcher, which is ending every rank itself
+                if os.getppid() == self._launcher:
+                    return  # it ended on another node or with rank 0, and the launcher here ends this rank
+                continue
             beats = {rank: _beat(text, read) for rank, (text, read) in seen.items()}
             blame = find_stuck_rank(beats, now, self._timeout)
             if blame is not None:
                 _kill_sibling(beats[blame[0]])
-                self._end(*blame)
+                # Ranks inside the same step cannot be told apart from here: then each shows where it is.
+                behind = self._moves <= beats[blame[0]].moves
+                self._end(*blame, traceback=behind)
 
     def _own_beat(self, now: float) -> str:
         beat = {"idle": now - self._moved, "moves": self._moves, "doing": self._doing}
@@ -113,11 +127,12 @@ class Watchdog:
             keys = [key for key in keys if self._store.check([key])]
         return [(int(key), text.decode()) for key, text in zip(keys, self._store.multi_get(keys), strict=True)]
 
-    def _end(self, rank: int, why: str) -> None:
+    def _end(self, rank: int, why: str, traceback: bool) -> None:
         print(
             f"rank {rank} {why}; the job ends here (training.hang_timeout_seconds={self._timeout:g})", file=sys.stderr
         )
-        if rank == self._rank:
+        if traceback:
+            print(f"rank {self._rank} is here:", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(file=sys.stderr)
         sys.stderr.flush()
         time.sleep(1)  # let the other ranks see the same and say so
@@ -155,6 +170,10 @@ def find_stuck_rank(beats: dict[int, Beat], now: float, timeout: float) -> tuple
         rank = min(silent, key=lambda r: beats[r].written)
         return rank, f"gave no sign of life for {timeout:g} s, last seen {beats[rank].doing}"
     if beats and all(beat.idle > timeout for beat in beats.values()):
-        rank = min(beats, key=lambda r: (beats[r].moves, -beats[r].idle))
-        return rank, f"made no progress for {timeout:g} s while {beats[rank].doing}"
+        least = min(beat.moves for beat in beats.values())
+        behind = [rank for rank, beat in beats.items() if beat.moves == least]
+        rank = max(behind, key=lambda r: beats[r].idle)
+        others = ", nor did any other rank: one of the tracebacks is no wait for the others"
+        why = f"made no progress for {timeout:g} s while {beats[rank].doing}"
+        return rank, why + (others if len(behind) == len(beats) > 1 else "")
     return None

@@ -217,7 +217,7 @@ def test_moments_go_on_over_the_unfreezing(two_stages: tuple[Config, Path]) -> N
             assert all(o is None for o in old)
         else:
             assert float(old[0].abs().max()) > 0  # type: ignore[union-attr]
-        master = "optimizer.state.fp32_param."
+        master = "optimizer.state.param."
         start = (before.get(master + name, before[name])).double()
         end = (after.get(master + name, after[name])).double()
         decay = options.weight_decay if start.ndim == 2 else 0.0
@@ -251,7 +251,7 @@ def test_stop_at_the_unfreezing(shard: Path, tmp_path: Path, single_process: Run
     options = {"training__trainable": EMBEDDINGS, "training__unfreeze_at_step": 2, "training__steps": 4}
     train(small_config(tmp_path / "whole", shard, **options), single_process)
     # The limit is seen after step 1 and told to all ranks in step 2.
-    stopped = {**options, "training__time_limit_minutes": 0.0, "checkpoint__save_interval": 1}
+    stopped = {**options, "training__time_limit_minutes": 1e-6, "checkpoint__save_interval": 1}
     trainer = train(small_config(tmp_path / "run", shard, **stopped), single_process)
     assert trainer.step == 2
     train(small_config(tmp_path / "run", shard, **options), single_process)

@@ -112,7 +112,11 @@ def test_loss_is_the_mean_over_counted_tokens(bench: Callable[..., Bench]) -> No
 
 
 def test_accumulation_changes_nothing(bench: Callable[..., Bench]) -> None:
-    whole, parts = (bench(training__micro_batch_size=size, data__sequence_length=64) for size in (4, 1))
+    whole, parts = (
+        # Adam makes full-sized steps of rounding noise where a gradient is almost zero, unless epsilon is above the noise.
+        bench(training__micro_batch_size=size, data__sequence_length=64, optimizer__epsilon=1e-4)
+        for size in (4, 1)
+    )
     for number in range(1, 4):
         ours, theirs = parts.batches(), whole.batches()
         assert (len(ours), len(theirs)) == (4, 1)
@@ -125,7 +129,7 @@ def test_accumulation_changes_nothing(bench: Callable[..., Bench]) -> None:
         scale = max(float(grad.abs().max()) for grad in grads.values())
         for name, parameter in parts.model.global_names():
             error = float((parameter.main_grad - grads[name]).abs().max()) / scale
-            assert error < 1e-6 * number, f"{name} in step {number}: {error:.1e} of the largest gradient"
+            assert error < 1e-6, f"{name} in step {number}: {error:.1e} of the largest gradient"
 
 
 @PRECISIONS

@@ -53,6 +53,10 @@ def test_who_is_blamed(beats: dict[int, Beat], blamed: int | None) -> None:
 def test_blame_says_where() -> None:
     stuck = find_stuck_rank({0: beat(11, 5), 1: beat(12, 4, "reading the data of step 3")}, 1000.0, 10.0)
     assert stuck == (1, "made no progress for 10 s while reading the data of step 3")
+    both = find_stuck_rank({0: beat(11, 5), 1: beat(12, 5)}, 1000.0, 10.0)
+    assert both is not None
+    assert "nor did any other rank" in both[1]
+    assert find_stuck_rank({0: beat(11, 5)}, 1000.0, 10.0) == (0, "made no progress for 10 s while in step 5")
     silent = find_stuck_rank({0: beat(11, 5, "in step 7", age=30)}, 1000.0, 10.0)
     assert silent == (0, "gave no sign of life for 10 s, last seen in step 7")
 
@@ -62,7 +66,8 @@ def sleeper() -> Iterator[psutil.Popen]:
     """A child process that sleeps: a sibling of nobody here."""
     process = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     yield process
-    process.kill()
+    if process.is_running():
+        process.kill()
     process.wait(10)
 
 
@@ -123,7 +128,7 @@ time.sleep(100)
 
 
 @pytest.mark.distributed
-def test_stuck_main_thread_is_named_with_its_traceback(tmp_path: Path) -> None:
+def test_ranks_stuck_in_a_step_show_where(tmp_path: Path) -> None:
     script = tmp_path / "stuck.py"
     script.write_text(STUCK)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
@@ -132,9 +137,30 @@ def test_stuck_main_thread_is_named_with_its_traceback(tmp_path: Path) -> None:
     assert job.wait(90) != 0
     assert time.monotonic() - started < 45
     output = job.output()
-    assert "rank 1 made no progress for 3 s while in step 3; the job ends here" in output
-    assert f'{script}", line 14' in output, "the traceback shows the line"
-    assert "rank 0 made" not in output
+    assert "made no progress for 3 s while in step 3, nor did any other rank" in output
+    assert "rank 0 is here:" in output
+    assert "rank 1 is here:" in output
+    assert f'{script}", line 12' in output, "the traceback shows the line"
+    assert f'{script}", line 13' in output, "and where the other waits"
+
+
+@pytest.mark.distributed
+def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
+    """A killed torchrun cannot end its workers, and they must not go on writing where the next job will."""
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK.replace("Watchdog(3.0", "print('watching', flush=True) or Watchdog(60.0"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    job = Job(torchrun, tmp_path / "output")
+    job.wait_until(lambda: job.output().count("watching") == 2)
+    time.sleep(1)
+    workers = psutil.Process(job._process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    job._process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive
+    assert "rank 0 ends: its launcher is gone" in job.output()
 
 
 class Ranks:
@@ -180,23 +206,28 @@ def ranks(shard: Path, tmp_path: Path) -> Iterator[Ranks]:
 
 
 @pytest.mark.distributed
-def test_stopped_rank_ends_the_job(ranks: Ranks, number: int = 1) -> None:
+def test_stopped_rank_ends_the_job(ranks: Ranks) -> None:
     """A process that the kernel keeps from running, as on a node that thrashes: only the other rank can tell."""
-    ranks.rank(number).suspend()
+    ranks.rank(1).suspend()
     assert TIMEOUT * 0.8 < ranks.end() < TIMEOUT + 30
     output = ranks.job.output()
-    assert f"rank {number} gave no sign of life for 8 s, last seen " in output, output[-3000:]
-    assert f"rank {1 - number} gave" not in output
+    assert "rank 1 gave no sign of life for 8 s, last seen " in output, output[-3000:]
+    assert "rank 0 gave" not in output
 
 
 @pytest.mark.distributed
 def test_job_that_slept_goes_on_and_a_killed_rank_ends_it(ranks: Ranks) -> None:
     """A batch system suspends whole jobs for longer than any timeout: nobody is to blame for that. Then a rank dies, as
     when memory runs out: the launcher sees it and names the rank."""
-    ranks.job.signal(signal.SIGSTOP)
+    for (
+        process
+    ) in ranks.processes:  # each in a session of its own: a signal to the job's group reaches the launcher only
+        process.suspend()
     before = steps_done(ranks.folder / "run")
     time.sleep(TIMEOUT + 2)
-    ranks.job.signal(signal.SIGCONT)
+    assert steps_done(ranks.folder / "run") <= before + 1
+    for process in ranks.processes:
+        process.resume()
     ranks.job.wait_until(lambda: steps_done(ranks.folder / "run") > before + 20, timeout=60)
     assert "sign of life" not in ranks.job.output()
 
