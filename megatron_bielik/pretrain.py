@@ -5,13 +5,15 @@ Options are checked, and --dry_run answered, before torch or a process group is 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from megatron_bielik.checkpoint_files import CheckpointError
+from megatron_bielik.checks import check, check_run
 from megatron_bielik.config import Config
 from megatron_bielik.data.errors import DataError
-from megatron_bielik.settings import SettingsError, check, check_data, make_parser, parse
+from megatron_bielik.settings import SettingsError, make_parser, parse
 
 EXAMPLES = """examples:
   python -m megatron_bielik.pretrain --config examples/bielik-4.5b/stage1.yaml --dry_run --world_size 64
@@ -40,9 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         from megatron_bielik.parallel.runtime import world_size_of_launch
 
         check(config, world_size_of_launch())
-        check_data(config)
+        check_run(config)
     except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # every process finds the same; one says it
+            print(f"error: {error}", file=sys.stderr)
         return 2
     return _train(config)
 

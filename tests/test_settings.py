@@ -6,15 +6,17 @@ import ast
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from megatron_bielik.checks import check, check_run
 from megatron_bielik.config import Config, ModelConfig
 from megatron_bielik.presets import PRESETS
-from megatron_bielik.settings import SettingsError, as_yaml, check, check_data, load_config, option_names
+from megatron_bielik.settings import SettingsError, as_yaml, load_config, option_names
 
 PACKAGE = Path(__file__).parent.parent / "megatron_bielik"
 
@@ -179,18 +181,30 @@ def test_data_files(tmp_path: Path) -> None:
         entries = ", ".join(f"{{prefix: {tmp_path / prefix}{extra}}}" for prefix in prefixes)
         return load_config(overrides=[f"--data.train=[{entries}]"])
 
-    assert "data.train is empty: give shards" in refused(lambda: check_data(load_config()))
-    assert f"data.train: {tmp_path}/a.bin not found" in refused(lambda: check_data(config("a")))
+    assert "data.train is empty: give shards" in refused(lambda: check_run(load_config()))
+    assert f"data.train: {tmp_path}/a.bin not found" in refused(lambda: check_run(config("a")))
     (tmp_path / "a.bin").touch()
-    assert f"data.train: {tmp_path}/a.idx not found; make it with" in refused(lambda: check_data(config("a")))
+    assert f"data.train: {tmp_path}/a.idx not found; make it with" in refused(lambda: check_run(config("a")))
     (tmp_path / "a.idx").touch()
-    check_data(config("a"))
-    assert "twice: give it once" in refused(lambda: check_data(config("a", "a")))
-    assert "is 0, it must be above 0 and finite" in refused(lambda: check_data(config("a", extra=", weight: 0")))
+    check_run(config("a"))
+    (tmp_path / "a.json").write_text('{"vocab_size": 32000}')
+    message = refused(lambda: check_run(config("a")))
+    assert "a was made with a vocabulary of 32000, the model has 2048: use the model's tokenizer" in message
+    (tmp_path / "a.json").write_text('{"vocab_size": 2048}')
+    check_run(config("a"))
+    assert "twice: give it once" in refused(lambda: check_run(config("a", "a")))
+    assert "is 0, it must be above 0 and finite" in refused(lambda: check_run(config("a", extra=", weight: 0")))
     with_tokenizer = load_config(
         overrides=[f"--data.train=[{{prefix: {tmp_path / 'a'}}}]", f"--data.tokenizer={tmp_path}"]
     )
-    assert "has no tokenizer.json, needs a Hugging Face tokenizer" in refused(lambda: check_data(with_tokenizer))
+    assert "has no tokenizer.json, needs a Hugging Face tokenizer" in refused(lambda: check_run(with_tokenizer))
+
+
+@pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="the package is there")
+def test_missing_transformer_engine_names_the_extra() -> None:
+    config = load_config(overrides=["--model.implementation=transformer_engine"])
+    check(config, 1)  # a plan may be made without it
+    assert "pip install 'megatron-bielik[te]'" in refused(lambda: check_run(config))
 
 
 def unusual() -> Config:

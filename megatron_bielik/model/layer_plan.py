@@ -102,12 +102,7 @@ def local_block(config: TransformerConfig, vp_stage: int | None) -> TransformerB
 
 
 def transformer_engine_layer() -> ModuleSpec:
-    """megatron-core's transformer-engine layer. Raises ImportError naming the extra where the package is missing."""
-    from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE, get_gpt_layer_with_transformer_engine_spec
+    """megatron-core's transformer-engine layer; checks.py has made sure that the package is there."""
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 
-    if not HAVE_TE:
-        raise ImportError(
-            "model.implementation is transformer_engine but the package is not installed: "
-            "pip install 'megatron-bielik[te]' on a machine with a GPU, or use implementation: local"
-        )
     return get_gpt_layer_with_transformer_engine_spec()

@@ -70,7 +70,10 @@ class SkippedSteps(Callback):
 
 
 class Metrics(Callback):
-    """Writes each logged step's figures: loss, rate, norm, speed, and FLOP/s in both conventions."""
+    """Writes each logged step's figures: loss, rate, norm, speed, FLOP/s in both conventions, and the first rank's memory.
+
+    Speed is that of the steps, reading their data included; evaluation and checkpoints in between do not count.
+    """
 
     name = "metrics"
 
@@ -78,15 +81,15 @@ class Metrics(Callback):
         self._interval = interval
 
     def on_start(self, trainer: Trainer) -> None:
-        self._since, self._steps = time.perf_counter(), 0
+        self._seconds, self._steps = 0.0, 0
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         self._steps += 1
+        self._seconds += trainer.step_seconds
         if trainer.step % self._interval and trainer.step != trainer.config.training.steps:
             return
-        now = time.perf_counter()
-        seconds = (now - self._since) / self._steps
-        self._since, self._steps = now, 0
+        seconds = self._seconds / self._steps
+        self._seconds, self._steps = 0.0, 0
         rate = trainer.tokens_per_step / seconds / trainer.runtime.world_size
         record = {
             "type": "train",
@@ -97,6 +100,7 @@ class Metrics(Callback):
             "tokens": trainer.step * trainer.tokens_per_step,
             "tokens_per_second_per_gpu": rate,
             "step_seconds": seconds,
+            "peak_memory_gib": trainer.runtime.peak_memory_bytes() / 2**30,
             "time": time.time(),
         }
         for convention, flops in trainer.flops_per_token.items():

@@ -43,7 +43,8 @@ def open_data(
     if config.training.eval_interval:
         held_out |= {name: {prefix: _stream(config, prefix, None)} for name, prefix in config.data.valid.items()}
     if runtime.local_rank == 0:  # one process per node builds, the others wait and open the files
-        left = (config.training.steps - step) * config.training.global_batch_size
+        # One step more than is left: the loader reads ahead.
+        left = (config.training.steps - step + 1) * config.training.global_batch_size
         for prefix, stream in training.items():
             stream.prepare(mixture.consumed[prefix] + math.ceil(left * mixture.weights[prefix]) + 1)
         for members in held_out.values():

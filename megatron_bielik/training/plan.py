@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from megatron_bielik.checks import check
 from megatron_bielik.config import Config
 from megatron_bielik.presets import ModelShape
-from megatron_bielik.settings import SettingsError, check
+from megatron_bielik.settings import SettingsError
 from megatron_bielik.training.flops import dense_bf16_peak, flops_per_token
 from megatron_bielik.training.memory import Recompute, StageMemory, pipeline_sizes, stage_memory
 from megatron_bielik.training.parameter_table import parameter_table, trainable_names

@@ -32,7 +32,7 @@ from megatron_bielik.training.freezing import apply_patterns, trainable_patterns
 from megatron_bielik.training.log import Log
 from megatron_bielik.training.optimizer import build_optimizer, set_learning_rate, wrap_for_training
 from megatron_bielik.training.schedule import learning_rate
-from megatron_bielik.training.step import evaluate, train_step
+from megatron_bielik.training.step import StepResult, evaluate, train_step
 from megatron_bielik.training.watchdog import Watchdog
 
 
@@ -43,6 +43,7 @@ class Trainer:
         step: Steps done.
         resumed_step: Step this process started from.
         lr: Learning rate of the last step.
+        step_seconds: Duration of the last step, reading its data included.
         samples: First and one-past-last sample of each data set in the last step.
         stopping: Why the loop ends early, or none.
         failed: Whether it ends because of a failure.
@@ -53,7 +54,7 @@ class Trainer:
         training, shape = config.training, config.model.shape()
         self.folder = Path(config.checkpoint.dir)
         self.step = self.resumed_step = 0
-        self.lr = 0.0
+        self.lr = self.step_seconds = 0.0
         self.samples: dict[str, tuple[int, int]] = {}
         self.stopping: str | None = None
         self.failed = False
@@ -103,17 +104,7 @@ class Trainer:
             callback.on_start(self)
         try:
             while self.step < self.config.training.steps and self.stopping is None:
-                self._watchdog.progress(f"reading the data of step {self.step + 1}")
-                batches = self._loader.next_step()
-                self._watchdog.progress(f"in step {self.step + 1}")
-                self.step += 1
-                options = self.config
-                self.lr = learning_rate(self.step, options.optimizer, options.schedule, options.training.steps)
-                set_learning_rate(self._optimizer, self.lr)
-                self.samples = self._loader.drawn
-                result = train_step(
-                    self._wrapped, self._optimizer, batches, options, self.runtime, self._stop_requests.wanted
-                )
+                result = self._next_step()
                 for callback in self.callbacks:
                     self._watchdog.progress(f"in {callback.name} after step {self.step}")
                     callback.on_step(self, result)
@@ -122,6 +113,20 @@ class Trainer:
         finally:
             self._loader.close()
         self.store.close()
+
+    def _next_step(self) -> StepResult:
+        started = time.perf_counter()
+        self._watchdog.progress(f"reading the data of step {self.step + 1}")
+        batches = self._loader.next_step()
+        self.samples = self._loader.drawn
+        self._watchdog.progress(f"in step {self.step + 1}")
+        self.step += 1
+        options = self.config
+        self.lr = learning_rate(self.step, options.optimizer, options.schedule, options.training.steps)
+        set_learning_rate(self._optimizer, self.lr)
+        result = train_step(self._wrapped, self._optimizer, batches, options, self.runtime, self._stop_requests.wanted)
+        self.step_seconds = time.perf_counter() - started
+        return result
 
     def stop(self, reason: str, failed: bool = False) -> None:
         """Leave the loop after this step. To be called on every rank."""

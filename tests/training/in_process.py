@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from megatron_bielik.checks import check, check_run
 from megatron_bielik.config import (
     CheckpointConfig,
     Config,
@@ -18,7 +19,6 @@ from megatron_bielik.config import (
     TrainingConfig,
 )
 from megatron_bielik.parallel.runtime import Runtime
-from megatron_bielik.settings import check, check_data
 from megatron_bielik.training.run_log import open_log
 from megatron_bielik.training.trainer import Trainer
 from megatron_bielik.training.watchdog import Watchdog
@@ -44,7 +44,7 @@ def small_config(folder: Path, shard: Path | None = None, **options: Any) -> Con
 def train(config: Config, runtime: Runtime) -> Trainer:
     """Train to the end of the run, from its newest checkpoint if there is one."""
     check(config, runtime.world_size)
-    check_data(config)
+    check_run(config)
     trainer = Trainer(config, runtime, Watchdog(0, runtime.rank, runtime.world_size))
     trainer.prepare()
     with open_log(config, Path(config.checkpoint.dir), runtime.rank, trainer.resumed_step) as trainer.log:

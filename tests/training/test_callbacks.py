@@ -165,16 +165,14 @@ def test_spike_in_a_run(shard: Path, tmp_path: Path, single_process: Runtime, mo
 
 
 @pytest.mark.parametrize(("peak", "world"), [(None, 1), (989.5e12, 4)])
-def test_speed_and_mfu(monkeypatch: pytest.MonkeyPatch, peak: float | None, world: int) -> None:
-    clock = SimpleNamespace(now=1000.0, perf_counter=lambda: clock.now, time=lambda: 5e9)
-    monkeypatch.setattr(callbacks, "time", clock)
+def test_speed_and_mfu(peak: float | None, world: int) -> None:
     written: list[dict[str, Any]] = []
     shape = PRESETS["bielik-4.5b-v3"]
     flops = {convention: flops_per_token(shape, 4096, convention) for convention in ("causal", "full")}
     trainer: Any = FakeTrainer(steps=5)
     trainer.__dict__.update(
         tokens_per_step=1_000_000,
-        runtime=SimpleNamespace(world_size=world),
+        runtime=SimpleNamespace(world_size=world, peak_memory_bytes=lambda: 3 * 2**30),
         lr=3e-4,
         flops_per_token=flops,
         peak_flops=peak,
@@ -183,13 +181,14 @@ def test_speed_and_mfu(monkeypatch: pytest.MonkeyPatch, peak: float | None, worl
     metrics = Metrics(2)
     metrics.on_start(trainer)
     for seconds in (10.0, 30.0, 5.0, 5.0, 8.0):
-        clock.now += seconds
+        trainer.step_seconds = seconds
         trainer.after(metrics, loss=2.0)
     assert [record["step"] for record in written] == [2, 4, 5], "every second one, and the last"
     assert [record["tokens"] for record in written] == [2_000_000, 4_000_000, 5_000_000]
     for record, seconds in zip(written, (20.0, 5.0, 8.0), strict=True):
         rate = 1_000_000 / seconds / world
         assert record["step_seconds"] == pytest.approx(seconds)
+        assert record["peak_memory_gib"] == 3.0
         assert record["tokens_per_second_per_gpu"] == pytest.approx(rate)
         assert (record["loss"], record["lr"], record["grad_norm"]) == (2.0, 3e-4, 1.0)
         for convention in ("causal", "full"):
