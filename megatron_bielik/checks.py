@@ -33,10 +33,16 @@ def check(config: Config, world_size: int) -> tuple[int, int]:
 
 def check_run(config: Config) -> None:
     """Refuse a training run for which files or packages are missing on this machine. Raises SettingsError."""
-    if config.model.implementation == "transformer_engine" and not importlib.util.find_spec("transformer_engine"):
+    te, project = config.model.implementation == "transformer_engine", config.logging.wandb_project
+    if te and not importlib.util.find_spec("transformer_engine"):
         raise SettingsError(
             "model.implementation is transformer_engine but the package is not installed: "
             "pip install 'megatron-bielik[te]' on a machine with a GPU, or use local"
+        )
+    if project is not None and not importlib.util.find_spec("wandb"):
+        raise SettingsError(
+            f"logging.wandb_project is {project!r} but the package wandb is not installed: "
+            "pip install 'megatron-bielik[wandb]', or set logging.wandb_project to null"
         )
     if not config.data.train:
         raise SettingsError(

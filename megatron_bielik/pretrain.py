@@ -77,7 +77,7 @@ def _train(config: Config) -> int:
         trainer.prepare()
         with open_log(config, Path(config.checkpoint.dir), here.rank, trainer.resumed_step) as trainer.log:
             trainer.run()
-    except (CheckpointError, DataError, ValueError) as error:
+    except (SettingsError, CheckpointError, DataError) as error:
         if here.rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return 1

@@ -207,6 +207,12 @@ def test_missing_transformer_engine_names_the_extra() -> None:
     assert "pip install 'megatron-bielik[te]'" in refused(lambda: check_run(config))
 
 
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="the package is there")
+def test_missing_wandb_names_the_extra() -> None:
+    config = load_config(overrides=["--logging.wandb_project=bielik"])
+    assert "pip install 'megatron-bielik[wandb]'" in refused(lambda: check_run(config))
+
+
 def unusual() -> Config:
     """Another value than the default for every option."""
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from megatron_bielik.config import TrainingConfig
 from megatron_bielik.model.gpt import BielikModel
+from megatron_bielik.settings import SettingsError
 
 
 def trainable_patterns(training: TrainingConfig, step: int) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def apply_patterns(chunks: Sequence[BielikModel], patterns: Sequence[str]) -> tu
         Trained and all parameters over this rank's chunks.
 
     Raises:
-        ValueError: A pattern that matches nothing in the whole model, or a rank without trained weights.
+        SettingsError: A pattern that matches nothing in the whole model, or a rank without trained weights.
     """
     compiled = [re.compile(pattern) for pattern in patterns]
     used, trained, total = set(), 0, 0
@@ -44,13 +45,13 @@ def apply_patterns(chunks: Sequence[BielikModel], patterns: Sequence[str]) -> tu
     dist.all_gather_object(everywhere, (used, trained))
     unused = set(patterns) - set().union(*(found for found, _ in everywhere))
     if unused:
-        raise ValueError(
+        raise SettingsError(
             f"training.trainable: {sorted(unused)[0]!r} matches no parameter; "
             "names look like decoder.layers.0.mlp.linear_fc1.weight, embedding.word_embeddings.weight, output_layer.weight"
         )
     empty = [rank for rank, (_, count) in enumerate(everywhere) if count == 0]
     if empty:
-        raise ValueError(
+        raise SettingsError(
             f"training.trainable leaves rank {empty[0]} nothing to train; "
             "use fewer pipeline stages, or patterns that reach every stage"
         )

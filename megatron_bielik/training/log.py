@@ -192,18 +192,11 @@ class WandB:
         project: Project name.
         folder: Folder of the run; the run's id is kept in `wandb_run_id` inside it.
         name: Name shown; None lets the service choose one.
-
-    Raises ImportError where the package is not installed.
     """
 
     def __init__(self, project: str, folder: Path, name: str | None = None) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise ImportError(
-                f"logging.wandb_project is {project!r}, but the package wandb is not installed: "
-                "pip install 'megatron-bielik[wandb]', or set logging.wandb_project to null"
-            ) from None
+        import wandb  # an extra; checks.py has made sure that it is there
+
         run_id = _stored_run_id(folder / "wandb_run_id")
         self._run = wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder))
         # The service's own step may only grow; a resumed run goes back to its checkpoint, so the step is a metric.

@@ -119,13 +119,6 @@ def test_tensorboard(tmp_path: Path) -> None:
     ]
 
 
-def test_wandb_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"megatron-bielik\[wandb\]") as error:
-        WandB("project", tmp_path)
-    assert "\n" not in str(error.value)
-
-
 class FakeRun:
     """What the sink uses of a wandb run."""
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
+import megatron_bielik.parallel  # noqa: F401  (hides megatron-core's notes about optional packages)
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.data.encode import load_tokenizer
 from megatron_bielik.data.preprocess import PreprocessOptions, preprocess
@@ -30,7 +31,7 @@ from megatron_bielik.data.shards import ShardReader, token_dtype
 from megatron_bielik.tokenizer.train import SPECIAL_TOKENS, read_texts, save_tokenizer, train_tokenizer
 
 EXAMPLES = """examples:
-  python tools/bench/preprocess.py --megabytes 30 --workers 2 --rounds 5
+  python tools/bench/preprocess.py --megabytes 100 --workers 2 --rounds 5
   python tools/bench/preprocess.py --tokenizer byte-level --vocab-size 32000 --rare-words 0.1
   python tools/bench/preprocess.py --tokenizer llama --vocab-size 32000
 rare words are random syllables put into the grammar's text: real text has a long tail of words, which a cache cannot hold
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--megabytes", type=float, default=30, help="text, millions of bytes (default 30)")
+    parser.add_argument("--megabytes", type=float, default=60, help="text, millions of bytes (default 60)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each side (default 2)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs (default 3)")
     parser.add_argument(
