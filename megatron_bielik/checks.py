@@ -232,4 +232,7 @@ def _must_divide(name: str, value: int, divisor_name: str, divisor: int) -> None
     if value % divisor:
         below, above = value // divisor * divisor, (value // divisor + 1) * divisor
         nearest = f"{below} and {above}" if below else str(above)
-        raise SettingsError(f"{name} is {value}, which {divisor_name} = {divisor} does not divide; it does {nearest}")
+        raise SettingsError(
+            f"{name} is {value}, which {divisor_name} = {divisor} does not divide: change one of them "
+            f"({divisor} divides {nearest})"
+        )

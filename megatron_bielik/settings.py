@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from megatron_bielik.config import Config, DatasetSpec
 
@@ -21,10 +21,16 @@ class SettingsError(ValueError):
     """Options that are unknown, malformed or contradict each other; the message is one line for the user."""
 
 
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Types and defaults with every option, examples as they were written."""
+
+
 def make_parser(program: str, description: str, epilog: str = "") -> ArgumentParser:
     """A parser for --config FILE..., --print_config and every option of Config as --section.name VALUE."""
     parser = ArgumentParser(
         prog=program,
+        usage=f"{program} --config FILE [--section.option VALUE]...",  # all options would fill two screens
+        formatter_class=_HelpFormatter,
         description=description,
         epilog=epilog,
         exit_on_error=False,

@@ -98,7 +98,7 @@ TENSOR, PIPELINE = "parallel.tensor_parallel_size", "parallel.pipeline_parallel_
 CONTRADICTIONS: list[tuple[list[str], int, list[str]]] = [
     (["model.preset=bielik-4.5b"], 1, ["model.preset is 'bielik-4.5b'", "did you mean bielik-4.5b-v3?"]),
     (["model.head_dim=33"], 1, ["model.head_dim is 33", "even"]),
-    (["model.num_query_groups=3"], 1, ["num_attention_heads is 4", "num_query_groups = 3", "it does 3 and 6"]),
+    (["model.num_query_groups=3"], 1, ["num_attention_heads is 4", "num_query_groups = 3", "3 divides 3 and 6"]),
     (["data.sequence_length=2048"], 1, ["data.sequence_length is 2048", "1024", "raise model.max_position_embeddings"]),
     (["parallel.tensor_parallel_size=3"], 3, ["model.num_attention_heads is 4", "tensor_parallel_size = 3"]),
     (["model.ffn_hidden_size=354", "parallel.tensor_parallel_size=4"], 4, ["ffn_hidden_size is 354", "352 and 356"]),
@@ -119,14 +119,14 @@ CONTRADICTIONS: list[tuple[list[str], int, list[str]]] = [
         2,
         ["virtual_pipeline_parallel_size is 1", "at least 2"],
     ),
-    (["parallel.pipeline_parallel_size=3"], 3, ["model.num_layers is 4", "= 3", "it does 3 and 6"]),
+    (["parallel.pipeline_parallel_size=3"], 3, ["model.num_layers is 4", "= 3", "3 divides 3 and 6"]),
     (["parallel.tensor_parallel_size=2"], 3, ["world_size is 3", "tensor_parallel_size * pipeline_parallel_size = 2"]),
     (
         ["training.global_batch_size=10", "training.micro_batch_size=4"],
         1,
         ["training.global_batch_size is 10", "8 and 12"],
     ),
-    (["training.global_batch_size=2"], 4, ["training.global_batch_size is 2", "= 4", "it does 4"]),
+    (["training.global_batch_size=2"], 4, ["training.global_batch_size is 2", "= 4", "4 divides 4"]),
     (
         [f"{PIPELINE}=2", "parallel.virtual_pipeline_parallel_size=2", "training.global_batch_size=3"],
         2,
