@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -32,7 +33,8 @@ class Mixture:
     """
 
     def __init__(self, weights: Mapping[str, float], state: MixtureState | None = None) -> None:
-        total = sum(weights.values())
+        # Exact: sum() rounds otherwise from Python 3.12 on, and one last bit changes the order of samples.
+        total = math.fsum(weights.values())
         self.weights = {name: weight / total for name, weight in weights.items()}
         self.consumed = dict.fromkeys(weights, 0)
         self.since_change = dict.fromkeys(weights, 0)

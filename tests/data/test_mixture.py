@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ WEIGHTS: list[dict[str, float]] = [
 def megatron_blend(weights: Iterable[float], samples: int) -> tuple[list[int], list[int]]:
     """Data set and sample number of each sample, from build_blending_indices."""
     shares = np.array(list(weights), dtype=np.float64)
-    shares /= shares.sum()
+    shares /= math.fsum(shares)
     sets, numbers = np.zeros(samples, dtype=np.int16), np.zeros(samples, dtype=np.int64)
     helpers.build_blending_indices(sets, numbers, shares, len(shares), samples, False)
     return sets.tolist(), numbers.tolist()
