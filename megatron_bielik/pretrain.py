@@ -78,8 +78,9 @@ def _train(config: Config) -> int:
         with open_log(config, Path(config.checkpoint.dir), here.rank, trainer.resumed_step) as trainer.log:
             trainer.run()
     except (SettingsError, CheckpointError, DataError) as error:
-        if here.rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+        # Options and checkpoints are wrong on every rank alike, data can be on one.
+        if here.rank == 0 or isinstance(error, DataError):
+            print(f"error: {error} (rank {here.rank})", file=sys.stderr)
         return 1
     finally:
         watchdog.stop()

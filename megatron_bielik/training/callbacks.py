@@ -266,5 +266,6 @@ class Checkpoints(Callback):
     def _save(self, trainer: Trainer) -> None:
         started = time.perf_counter()
         trainer.save()
+        done = "is written in the background" if trainer.config.checkpoint.async_save else "saved"
         self._saved, self._due = trainer.step, False
-        trainer.event("checkpoint", f"step {trainer.step} saved, {time.perf_counter() - started:.1f} s of the loop")
+        trainer.event("checkpoint", f"step {trainer.step} {done}, {time.perf_counter() - started:.1f} s of the loop")

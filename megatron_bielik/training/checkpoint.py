@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,23 @@ class CheckpointStore:
         Args:
             common: Plain data, equal on every rank.
             write_companions: Called on rank 0 with the unfinished folder: run.yaml, tokenizer.
+
+        Raises:
+            CheckpointError: It cannot be written; also from poll, finish and close.
         """
-        self.finish()
+        with self._failures_in_one_line():
+            self._save(step, shape, chunks, optimizer, common, write_companions)
+
+    def _save(
+        self,
+        step: int,
+        shape: ModelShape,
+        chunks: Sequence[BielikModel],
+        optimizer: MegatronOptimizer,
+        common: dict[str, Any],
+        write_companions: Callable[[Path], None],
+    ) -> None:
+        self._finalize(wait=True)
         name = files.name_of_step(step)
         unfinished = self._root / f".writing-{name}"
         if dist.get_rank() == 0:
@@ -94,13 +110,33 @@ class CheckpointStore:
 
     def poll(self) -> None:
         """Complete a background save if all ranks have written their part. To be called at the same step on every rank."""
-        if self._queue.get_num_unfinalized_calls():
-            self._queue.maybe_finalize_async_calls(blocking=False)
+        with self._failures_in_one_line():
+            self._finalize(wait=False)
 
     def finish(self) -> None:
         """Wait for a background save."""
+        with self._failures_in_one_line():
+            self._finalize(wait=True)
+
+    def _finalize(self, wait: bool) -> None:
         if self._queue.get_num_unfinalized_calls():
-            self._queue.maybe_finalize_async_calls(blocking=True)
+            self._queue.maybe_finalize_async_calls(blocking=wait)
+
+    @contextmanager
+    def _failures_in_one_line(self) -> Iterator[None]:
+        """A full disk and the like as CheckpointError; nothing that was complete is touched."""
+        try:
+            yield
+        except (OSError, CheckpointException) as error:
+            causes = (
+                [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+            )
+            cause = str(causes[0] if causes else error).splitlines()[0]
+            newest = files.latest_checkpoint(self._root)
+            left = f"the newest complete one is {newest.name}" if newest else "there is no complete one yet"
+            raise CheckpointError(
+                f"cannot write a checkpoint under {self._root}: {cause}; {left}; make room and start the same command again"
+            ) from None
 
     def close(self) -> None:
         """Wait for a background save and end its process."""

@@ -37,7 +37,7 @@ class FakeTrainer:
 
     def __init__(self, steps: int = 100, unfreeze_at_step: int | None = None) -> None:
         training = SimpleNamespace(steps=steps, unfreeze_at_step=unfreeze_at_step)
-        self.config = SimpleNamespace(training=training)
+        self.config = SimpleNamespace(training=training, checkpoint=SimpleNamespace(async_save=False))
         self.step = self.resumed_step = 0
         self.stopping: str | None = None
         self.failed = False

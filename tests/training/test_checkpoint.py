@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from megatron_bielik.checkpoint_files import CheckpointError, damaged_files, find_checkpoint, latest_checkpoint
 from megatron_bielik.config import Config, ModelConfig, TrainingConfig
 from megatron_bielik.parallel.runtime import Runtime
+from tests.conftest import ROOT, records
 
 
 class Model:
@@ -116,6 +119,38 @@ def test_one_changed_byte_is_found(model: Model, tmp_path: Path) -> None:
     assert damaged_files(checkpoint) == [payload.name]
     with pytest.raises(CheckpointError, match=payload.name):
         model.load(checkpoint)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("background", ["false", "true"])
+def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(background: str, shard: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond 2 MB: the first checkpoint of the second process cannot be written."""
+    folder = tmp_path / "run"
+    options = [
+        f"--data.train=[{{prefix: {shard}}}]",
+        "--data.sequence_length=32",
+        "--model.vocab_size=1000",
+        "--training.precision=fp32",
+        "--training.global_batch_size=2",
+        f"--checkpoint.dir={folder}",
+        f"--checkpoint.async_save={background}",
+    ]
+    pretrain = [sys.executable, "-m", "megatron_bielik.pretrain", *options]
+
+    def run(*more: str, limit: str = "unlimited") -> subprocess.CompletedProcess[str]:
+        limited = ["sh", "-c", f'ulimit -f {limit}; exec "$@"', "sh", *pretrain, *more]
+        return subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert run("--training.steps=2").returncode == 0
+    full = run("--training.steps=6", "--checkpoint.save_interval=2", limit="2000")
+    assert full.returncode == 1
+    (message,) = [line for line in full.stderr.splitlines() if line.startswith("error:")]
+    assert "cannot write a checkpoint" in message
+    assert "the newest complete one is step_00000002; make room" in message
+    assert "Traceback" not in full.stderr
+    assert find_checkpoint(folder).name == "step_00000002"
+    assert run("--training.steps=6").returncode == 0
+    assert [record["step"] for record in records(folder)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_shape_is_refused_by_name(single_process: Runtime, model: Model, tmp_path: Path) -> None:
