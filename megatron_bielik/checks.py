@@ -48,6 +48,12 @@ def check_run(config: Config) -> None:
         raise SettingsError(
             "data.train is empty: give shards, for example --data.train '[{prefix: data/pl, weight: 1}]'"
         )
+    shares = zip(("valid", "test"), config.data.split.split(",")[1:], strict=False)
+    made = {name for name, share in shares if share.strip(" 0.")}
+    for name in sorted(made & config.data.valid.keys()):
+        raise SettingsError(
+            f"data.valid names a set {name!r}, which data.split {config.data.split} makes too: rename it"
+        )
     prefixes = [spec.prefix for spec in config.data.train]
     for prefix in prefixes:
         if prefixes.count(prefix) > 1:

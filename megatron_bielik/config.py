@@ -109,7 +109,7 @@ class DataConfig:
 
     Args:
         train: The training mixture.
-        valid: Further evaluation sets by name: one shard prefix each, read whole.
+        valid: Further evaluation sets by name: one shard prefix each.
         split: Shares of the training shards' documents for train, valid and test; valid and test are evaluated too.
         tokenizer: Hugging Face folder; carried along into checkpoints and exports.
         sequence_length: Tokens of one sample.
@@ -183,7 +183,7 @@ class TrainingConfig:
         max_skipped_steps: Consecutive steps with a NaN or infinite loss or gradient before the run stops.
         spike_threshold: A loss this many standard deviations above its running mean is logged as a spike.
         time_limit_minutes: Save and leave when the run is this old; none never does.
-        hang_timeout_seconds: A rank without progress for this long ends the job by name; 0 turns the watch off.
+        hang_timeout_seconds: A rank without progress for this long ends the job by name; longer than a checkpoint takes. 0: off.
         gc_interval: Steps between garbage collections, at the same step on every rank; 0 leaves it to Python.
         peak_tflops: Dense peak of one device for MFU, TFLOP/s; none takes the known figure of the device.
     """
@@ -200,7 +200,7 @@ class TrainingConfig:
     max_skipped_steps: int = 10
     spike_threshold: float = 6.0
     time_limit_minutes: float | None = None
-    hang_timeout_seconds: float = 600.0
+    hang_timeout_seconds: float = 1800.0
     gc_interval: int = 100
     peak_tflops: float | None = None
 
@@ -230,7 +230,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What is written, by the last pipeline stage's first rank or rank 0.
+    """What is written, by rank 0.
 
     Args:
         interval: Steps between log lines.

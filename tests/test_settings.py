@@ -200,6 +200,12 @@ def test_data_files(tmp_path: Path) -> None:
     assert "has no tokenizer.json, needs a Hugging Face tokenizer" in refused(lambda: check_run(with_tokenizer))
 
 
+def test_evaluation_sets_do_not_hide_each_other(tmp_path: Path) -> None:
+    overrides = [f"--data.train=[{{prefix: {tmp_path / 'a'}}}]", f"--data.valid.valid={tmp_path / 'b'}"]
+    message = refused(lambda: check_run(load_config(overrides=[*overrides, "--data.split=98,2,0"])))
+    assert "data.valid names a set 'valid', which data.split 98,2,0 makes too" in message
+
+
 @pytest.mark.skipif(find_spec("transformer_engine") is not None, reason="the package is there")
 def test_missing_transformer_engine_names_the_extra() -> None:
     config = load_config(overrides=["--model.implementation=transformer_engine"])

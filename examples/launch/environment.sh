@@ -10,3 +10,7 @@ export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:T
 
 # Eight processes of a node share its cores; without this each starts a thread per core.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
+
+# torchrun hands these to the run, which then saves and leaves; and waits this long for it before it kills.
+export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900}"

@@ -40,7 +40,7 @@ pass_on() {
 # that tensor-parallel neighbours are joined by NVLink.
 # The single quotes are meant: the task's own shell puts in its own rank.
 # shellcheck disable=SC2016
-srun --kill-on-bad-exit=1 --distribution=block bash -c '
+srun --kill-on-bad-exit=1 --distribution=block --cpus-per-task="${SLURM_CPUS_PER_TASK:-12}" bash -c '
   export RANK="${SLURM_PROCID}" LOCAL_RANK="${SLURM_LOCALID}" WORLD_SIZE="${SLURM_NTASKS}"
   exec python -m megatron_bielik.pretrain "$@"
 ' pretrain "$@" &

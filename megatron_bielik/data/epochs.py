@@ -61,9 +61,10 @@ class ShardStream:
         seed: Of the orders.
         cache: Folder for the orders of each pass, shared by runs.
         documents: First and one-past-last document; all by default.
+        vocab_size: Ids from here on are an error when they are read; none does not look.
 
     Raises:
-        DataError: The shard is damaged, or has too few tokens for one sample.
+        DataError: The shard is damaged, or has too few tokens for one sample; from sample() also an id outside the vocabulary.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class ShardStream:
         seed: int,
         cache: str | Path,
         documents: tuple[int, int] | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self.reader = ShardReader(prefix)
         self.sequence_length = sequence_length
+        self.vocab_size = vocab_size
         self.seed = seed
         self.cache = Path(cache)
         self.range = documents or (0, len(self.reader))
@@ -106,7 +109,13 @@ class ShardStream:
         cu_seqlens = sample_cu_seqlens(
             order.documents, self.reader.lengths, begin, begin_offset, end, end_offset, self.sequence_length
         )
-        return Sample(np.concatenate(parts).astype(np.int64), cu_seqlens, end_offset == 0)
+        row = np.concatenate(parts).astype(np.int64)
+        if self.vocab_size is not None and not (int(row.min()) >= 0 and int(row.max()) < self.vocab_size):
+            raise DataError(
+                f"{self.reader.prefix}: documents {sorted(int(d) for d in order.documents[begin : end + 1])} hold an id outside "
+                f"the model's vocabulary of {self.vocab_size}: the shard was made with another tokenizer, or is damaged"
+            )
+        return Sample(row, cu_seqlens, end_offset == 0)
 
     def prepare(self, samples: int) -> None:
         """Build and keep in the cache the orders of all passes that the first `samples` samples touch."""

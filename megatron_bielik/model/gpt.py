@@ -40,6 +40,8 @@ class BielikModel(GPTModel):
             vp_stage=vp_stage,
         )
         self.real_vocab_size = shape.vocab_size
+        if self.pre_process and transformer.recompute_granularity == "full":
+            self.embedding.register_forward_hook(_with_gradient)
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """labels [1, tokens], logits [tokens, 1, vocabulary / tp] -> fp32 [1, tokens]; padded columns count for nothing."""
@@ -60,6 +62,11 @@ class BielikModel(GPTModel):
             if parts[:2] == ["decoder", "layers"]:
                 parts[2] = str(int(parts[2]) + offset)
             yield ".".join(parts), parameter
+
+
+def _with_gradient(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+    """Recomputed layers pass gradients to their weights only if their input has one, which a frozen embedding's has not."""
+    return output.requires_grad_() if torch.is_grad_enabled() and not output.requires_grad else output
 
 
 def build_model(config: Config) -> list[BielikModel]:

@@ -78,6 +78,7 @@ def start(parallel: ParallelConfig, seed: int) -> Runtime:
     """
     # Set before any checkpoint is opened: torch.load then refuses everything but tensors and plain data.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     # One hardware queue keeps tensor-parallel communication in front of the GEMM it overlaps with (Hopper and before).
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     has_gpu = torch.cuda.is_available() and parallel.backend != "gloo"

@@ -6,10 +6,13 @@ megatron-core's distributed format. Folders appear under their name, and `latest
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.optimizer import MegatronOptimizer, param_group_identifier_keys
 from torch.distributed.checkpoint.api import CheckpointException
@@ -37,6 +41,22 @@ _SHARDING = {
 }
 
 
+def _ignore_stop_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _start_results_queue() -> None:
+    """Give megatron-core's writers their queue, in a process that outlives the signals which ask for a last checkpoint.
+
+    Launchers signal the whole process group; megatron-core's own queue process would die of it before the save.
+    """
+    if filesystem_async._results_queue is None:
+        manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+        manager.start(_ignore_stop_signals)
+        filesystem_async._results_queue = manager.Queue()
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 
@@ -50,6 +70,7 @@ class CheckpointStore:
         self._root, self._keep_last, self._keep_every = root, keep_last, keep_every
         self._asynchronous = asynchronous
         self._queue = AsyncCallsQueue(persistent=False)
+        _start_results_queue()
 
     def save(
         self,
@@ -144,18 +165,33 @@ class CheckpointStore:
         self._queue.close()
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return files.latest_checkpoint(self._root)
+        """The newest complete checkpoint as rank 0 sees it: on a shared file system another rank may see an older one."""
+        found = [files.latest_checkpoint(self._root) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def set_aside_after(self, step: int) -> None:
+        """Rename checkpoints of later steps, left by a run that was taken back to this one: they are no part of it now."""
+        if dist.get_rank() == 0 and self._root.is_dir():
+            for path in list(self._root.iterdir()):
+                later = files.step_of_name(path.name)
+                if later is not None and later > step:
+                    aside = path.with_name(f"abandoned-{path.name}")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
+        dist.barrier()
 
     def _complete(
         self, unfinished: Path, name: str, step: int, shape: ModelShape, write_companions: Callable[[Path], None]
     ) -> None:
         rank, world = dist.get_rank(), dist.get_world_size()
+        names: list[list[str]] = [[]]
         if rank == 0:
             write_companions(unfinished)
-        dist.barrier()
+            names = [files.payload_files(unfinished)]
+        dist.broadcast_object_list(names, src=0)  # one listing, so that no file is left out
         sums: list[dict[str, str]] = [{}] * world
-        dist.all_gather_object(sums, files.checksums(unfinished, files.payload_files(unfinished)[rank::world]))
+        dist.all_gather_object(sums, files.checksums(unfinished, names[0][rank::world]))
         if rank == 0:
             files.write_checksums(unfinished, {name: value for part in sums for name, value in part.items()})
             files.write_description(unfinished, shape, step)

@@ -76,7 +76,8 @@ def _split(config: Config) -> dict[str, Streams]:
 
 def _stream(config: Config, prefix: str, documents: tuple[int, int] | None) -> ShardStream:
     cache = config.data.index_cache or Path(config.checkpoint.dir) / "index_cache"
-    return ShardStream(prefix, config.data.sequence_length, config.training.seed, cache, documents)
+    vocabulary = config.model.shape().vocab_size
+    return ShardStream(prefix, config.data.sequence_length, config.training.seed, cache, documents, vocabulary)
 
 
 def _loader(config: Config, streams: Mapping[str, ShardStream], mixture: Mixture) -> StepLoader:

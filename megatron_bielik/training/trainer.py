@@ -89,6 +89,7 @@ class Trainer:
         if checkpoint is not None:
             self._watchdog.progress("loading the checkpoint")
             common = self._load(checkpoint)
+            self.store.set_aside_after(self.step)
         elif self.config.checkpoint.init_from is not None:
             self._watchdog.progress("loading initial weights")
             source = files.find_checkpoint(Path(self.config.checkpoint.init_from))
@@ -108,7 +109,7 @@ class Trainer:
                 for callback in self.callbacks:
                     self._watchdog.progress(f"in {callback.name} after step {self.step}")
                     callback.on_step(self, result)
-            for callback in self.callbacks:
+            for callback in reversed(self.callbacks):  # checkpoints before the signal handlers are taken off
                 callback.on_end(self)
         finally:
             self._loader.close()

@@ -382,3 +382,13 @@ def test_processes_that_build_at_once_do_not_harm_each_other(tmp_path: Path) -> 
     assert all(result == expected for result in results)
     assert len(order_folders(cache)) == 6
     assert not list(cache.rglob(".building-*"))
+
+
+def test_ids_outside_the_vocabulary_are_refused_with_their_document(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "foreign", 1000) as writer:
+        writer.add_document(np.arange(20))
+        writer.add_document(np.array([5, 999, 6, 7, 8]))
+    stream = ShardStream(tmp_path / "foreign", 24, 0, tmp_path / "cache", vocab_size=500)
+    with pytest.raises(DataError, match=r"documents \[0, 1\] hold an id outside the model's vocabulary of 500"):
+        stream.sample(0)
+    assert ShardStream(tmp_path / "foreign", 24, 0, tmp_path / "cache", vocab_size=1000).sample(0).tokens.max() == 999

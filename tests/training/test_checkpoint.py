@@ -121,6 +121,21 @@ def test_one_changed_byte_is_found(model: Model, tmp_path: Path) -> None:
         model.load(checkpoint)
 
 
+def test_later_steps_are_set_aside_when_a_run_is_taken_back(model: Model, tmp_path: Path) -> None:
+    from megatron_bielik.training.checkpoint import CheckpointStore
+
+    model.save(tmp_path, [1, 2, 3])
+    (tmp_path / "latest").write_text("step_00000001\n")
+    CheckpointStore(tmp_path, 2, 0, False).set_aside_after(1)
+    assert kept(tmp_path) == [1]
+    assert sorted(path.name for path in tmp_path.glob("abandoned-*")) == [
+        "abandoned-step_00000002",
+        "abandoned-step_00000003",
+    ]
+    model.save(tmp_path, [4, 5], keep_last=2)
+    assert kept(tmp_path) == [4, 5]
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("background", ["false", "true"])
 def test_full_disk_ends_the_run_in_one_line_and_loses_nothing(background: str, shard: Path, tmp_path: Path) -> None:

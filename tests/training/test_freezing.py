@@ -259,3 +259,17 @@ def test_stop_at_the_unfreezing(shard: Path, tmp_path: Path, single_process: Run
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():
         assert torch.equal(tensor, theirs[key]), key
+
+
+def test_layers_above_a_frozen_embedding_learn_when_they_are_recomputed(
+    shard: Path, tmp_path: Path, single_process: Runtime
+) -> None:
+    """A checkpointed layer whose input has no gradient would give its weights none, without an error."""
+    results = []
+    for recompute in ("none", "full"):
+        patterns = [r"^decoder\.layers\.1\.", r"^output_layer\."]
+        config = small_config(tmp_path / recompute, shard, training__trainable=patterns, parallel__recompute=recompute)
+        chunk = train(config, single_process)._chunks[0]
+        results.append({name: parameter.detach() for name, parameter in chunk.global_names()})
+    for name, parameter in results[0].items():
+        assert torch.allclose(parameter, results[1][name], rtol=1e-6, atol=1e-7), name
