@@ -7,9 +7,12 @@ megatron-core's distributed format. Folders appear under their name, and `latest
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.managers import SyncManager
@@ -41,9 +44,16 @@ _SHARDING = {
 }
 
 
-def _ignore_stop_signals() -> None:
+def _live_as_long_as_the_rank() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
 
 
 def _start_results_queue() -> None:
@@ -53,7 +63,7 @@ def _start_results_queue() -> None:
     """
     if filesystem_async._results_queue is None:
         manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
-        manager.start(_ignore_stop_signals)
+        manager.start(_live_as_long_as_the_rank)
         filesystem_async._results_queue = manager.Queue()
 
 
