@@ -101,43 +101,32 @@ class CheckpointStore:
             CheckpointError: It cannot be written; also from poll, finish and close.
         """
         with self._failures_in_one_line():
-            self._save(step, shape, chunks, optimizer, common, write_companions)
+            self._finalize(wait=True)
+            name = files.name_of_step(step)
+            unfinished = self._root / f".writing-{name}"
+            if dist.get_rank() == 0:
+                self._root.mkdir(parents=True, exist_ok=True)
+                for left_over in self._root.glob(".writing-*"):
+                    shutil.rmtree(left_over)
+                unfinished.mkdir()
+            dist.barrier()
+            state = _model_state(chunks)
+            state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_SHARDING)
+            # Only the first data-parallel rank holds the gathered states; the plain part must look alike on all.
+            state["optimizer"]["param_state"] = state["optimizer"]["param_state"] or {}
+            state["common"] = common
+            request: AsyncRequest | None = dist_checkpointing.save(
+                state, str(unfinished), async_sharded_save=self._asynchronous, content_metadata=dict(_SHARDING)
+            )
 
-    def _save(
-        self,
-        step: int,
-        shape: ModelShape,
-        chunks: Sequence[BielikModel],
-        optimizer: MegatronOptimizer,
-        common: dict[str, Any],
-        write_companions: Callable[[Path], None],
-    ) -> None:
-        self._finalize(wait=True)
-        name = files.name_of_step(step)
-        unfinished = self._root / f".writing-{name}"
-        if dist.get_rank() == 0:
-            self._root.mkdir(parents=True, exist_ok=True)
-            for left_over in self._root.glob(".writing-*"):
-                shutil.rmtree(left_over)
-            unfinished.mkdir()
-        dist.barrier()
-        state = _model_state(chunks)
-        state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_SHARDING)
-        # Only the first data-parallel rank holds the gathered states; the plain part must look alike on all.
-        state["optimizer"]["param_state"] = state["optimizer"]["param_state"] or {}
-        state["common"] = common
-        request: AsyncRequest | None = dist_checkpointing.save(
-            state, str(unfinished), async_sharded_save=self._asynchronous, content_metadata=dict(_SHARDING)
-        )
+            def complete() -> None:
+                self._complete(unfinished, name, step, shape, write_companions)
 
-        def complete() -> None:
-            self._complete(unfinished, name, step, shape, write_companions)
-
-        if request is None:
-            complete()
-        else:
-            request.finalize_fns.append(complete)
-            self._queue.schedule_async_request(request)
+            if request is None:
+                complete()
+            else:
+                request.finalize_fns.append(complete)
+                self._queue.schedule_async_request(request)
 
     def poll(self) -> None:
         """Complete a background save if all ranks have written their part. To be called at the same step on every rank."""
