@@ -44,6 +44,11 @@ def check_run(config: Config) -> None:
             f"logging.wandb_project is {project!r} but the package wandb is not installed: "
             "pip install 'megatron-bielik[wandb]', or set logging.wandb_project to null"
         )
+    if config.model.attention == "flash3" and not importlib.util.find_spec("flash_attn_interface"):
+        raise SettingsError(
+            "model.attention is flash3 but the module flash_attn_interface is not installed: install FlashAttention-3 "
+            "(package flash_attn_3), or use auto"
+        )
     if not config.data.train:
         raise SettingsError(
             "data.train is empty: give shards, for example --data.train '[{prefix: data/pl, weight: 1}]'"
@@ -110,6 +115,7 @@ def _check_ranges(config: Config, world_size: int) -> None:
         **{f"model.{name}": value for name, value in vars(shape).items() if type(value) is int},
         "model.make_vocab_size_divisible_by": config.model.make_vocab_size_divisible_by,
         "parallel.tensor_parallel_size": parallel.tensor_parallel_size,
+        "parallel.context_parallel_size": parallel.context_parallel_size,
         "parallel.pipeline_parallel_size": parallel.pipeline_parallel_size,
         "parallel.virtual_pipeline_parallel_size": parallel.virtual_pipeline_parallel_size,
         "data.sequence_length": config.data.sequence_length,
@@ -118,6 +124,7 @@ def _check_ranges(config: Config, world_size: int) -> None:
         "training.global_batch_size": training.global_batch_size,
         "training.eval_batches": training.eval_batches,
         "training.max_skipped_steps": training.max_skipped_steps,
+        "training.loss_chunk_tokens": training.loss_chunk_tokens,
         "logging.interval": config.logging.interval,
     }
     for name, value in at_least_one.items():
@@ -131,6 +138,7 @@ def _check_ranges(config: Config, world_size: int) -> None:
         "schedule.warmup_steps": config.schedule.warmup_steps,
         "schedule.cooldown_steps": config.schedule.cooldown_steps,
         "training.eval_interval": training.eval_interval,
+        "training.z_loss": training.z_loss,
         "training.gc_interval": training.gc_interval,
         "training.hang_timeout_seconds": training.hang_timeout_seconds,
         "training.unfreeze_at_step": training.unfreeze_at_step,
@@ -187,19 +195,36 @@ def _check_layout(config: Config, world_size: int) -> tuple[int, int]:
             "parallel.sequence_parallel splits inside the tensor-parallel group, but parallel.tensor_parallel_size is 1: "
             "raise it or turn sequence_parallel off"
         )
+    if config.model.fp8 != "none":
+        sizes = {"query_size / tp": shape.query_size // tensor, "ffn_hidden_size / tp": shape.ffn_hidden_size // tensor}
+        for name, value in {"hidden_size": shape.hidden_size, **sizes, "kv_size": shape.kv_size}.items():
+            _must_divide(f"model.fp8 is {config.model.fp8}: {name}", value, "the unit of 8-bit products", 16)
+        if training.precision != "bf16" or config.model.implementation != "local":
+            raise SettingsError(
+                f"model.fp8 is {config.model.fp8}, which needs training.precision bf16 and model.implementation local"
+            )
+    context = parallel.context_parallel_size
+    tokens = training.micro_batch_size * config.data.sequence_length
+    if context > 1:
+        if config.model.implementation == "transformer_engine":
+            raise SettingsError(
+                f"parallel.context_parallel_size is {context}, which model.implementation transformer_engine does not take "
+                "here: use local"
+            )
+        name = "training.micro_batch_size * data.sequence_length"
+        _must_divide(name, tokens, "2 * parallel.context_parallel_size", 2 * context)
     if parallel.sequence_parallel:
-        tokens = training.micro_batch_size * config.data.sequence_length
-        _must_divide(
-            "training.micro_batch_size * data.sequence_length", tokens, "parallel.tensor_parallel_size", tensor
-        )
+        name = "training.micro_batch_size * data.sequence_length / parallel.context_parallel_size"
+        _must_divide(name, tokens // context, "parallel.tensor_parallel_size", tensor)
     if parallel.virtual_pipeline_parallel_size is not None and (virtual < 2 or pipeline < 2):
         raise SettingsError(
             f"parallel.virtual_pipeline_parallel_size is {virtual} with pipeline_parallel_size {pipeline}; "
             "interleaving needs at least 2 of both, otherwise set it to null"
         )
     _must_divide("model.num_layers", shape.num_layers, "pipeline_parallel_size * virtual size", pipeline * virtual)
-    _must_divide("world_size", world_size, "tensor_parallel_size * pipeline_parallel_size", tensor * pipeline)
-    data_parallel = world_size // (tensor * pipeline)
+    sharing = parallel.model_parallel_size
+    _must_divide("world_size", world_size, "tensor * pipeline * context parallel size", sharing)
+    data_parallel = world_size // sharing
     batch, per_round = training.global_batch_size, training.micro_batch_size * data_parallel
     _must_divide("training.global_batch_size", batch, "micro_batch_size * data-parallel size", per_round)
     micro_batches = batch // per_round

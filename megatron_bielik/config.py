@@ -29,6 +29,9 @@ class ModelConfig:
         implementation: local (this package's operations) or transformer_engine (needs the [te] extra and a GPU).
         init_std: Standard deviation of the normal initialisation; output projections use init_std / sqrt(2 * layers).
         make_vocab_size_divisible_by: The embedding is padded to a multiple of this times tensor_parallel_size.
+        attention: Kernel on a GPU: auto and flash take torch's variable-length flash attention, flash3 needs the package
+            flash_attn_3, cudnn serves rows of equally long documents; torch, and every choice on a CPU, is plain torch.
+        fp8: Linears of all layers but the first and the last in 8 bits, scaled per tensor or per row; weights stay bf16.
     """
 
     preset: str = "tiny"
@@ -47,6 +50,8 @@ class ModelConfig:
     implementation: Literal["local", "transformer_engine"] = "local"
     init_std: float = 0.02
     make_vocab_size_divisible_by: int = 128
+    attention: Literal["auto", "flash", "flash3", "cudnn", "torch"] = "auto"
+    fp8: Literal["none", "tensorwise", "rowwise"] = "none"
 
     def shape(self) -> ModelShape:
         """The preset's shape with this config's own values put in. Raises KeyError for an unknown preset."""
@@ -64,30 +69,38 @@ class ModelConfig:
 class ParallelConfig:
     """How the model and the batch are spread over processes; data parallelism takes what is left of the world.
 
-    Optimizer states are always split over the data-parallel ranks (megatron-core's distributed optimizer, ZeRO-1).
+    Optimizer states are always split over the data-parallel (and context-parallel) ranks (megatron-core's distributed
+    optimizer, ZeRO-1).
 
     Args:
         tensor_parallel_size: Ranks that share every matrix; keep inside one NVLink node.
+        context_parallel_size: Ranks that share every row of tokens, each an early and a late piece; for long sequences.
         pipeline_parallel_size: Ranks that share the layers, in order.
         virtual_pipeline_parallel_size: Model chunks per pipeline rank (interleaved schedule); none for the plain 1F1B.
         sequence_parallel: Split norms and residuals along the sequence inside the tensor-parallel group.
-        recompute: Activations kept: none recomputed, selective (the core attention is), full (only layer inputs kept).
+        recompute: Activations kept: none recomputed, selective (norm and SwiGLU outputs are, cheaply), full (only layer
+            inputs kept).
+        overlap_grad_reduce: Sum gradients over data-parallel ranks while backward still runs.
+        overlap_param_gather: Collect updated weights while the next forward already runs.
         backend: Communication: auto takes nccl on a GPU and gloo elsewhere.
         timeout_minutes: A collective that waits longer than this fails.
     """
 
     tensor_parallel_size: int = 1
+    context_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     virtual_pipeline_parallel_size: int | None = None
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "full"] = "none"
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     timeout_minutes: float = 10.0
 
     @property
     def model_parallel_size(self) -> int:
-        """Ranks that hold one copy of the model."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        """Ranks that work on one micro-batch: tensor, pipeline and context."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
 
 
 @dataclass(frozen=True)
@@ -175,6 +188,9 @@ class TrainingConfig:
         micro_batch_size: Samples of one forward pass on one data-parallel rank.
         global_batch_size: Samples of one step over all ranks and micro-steps.
         precision: bf16 (fp32 master weights and gradient sums) or fp32.
+        z_loss: Weight of the squared log-sum-exp of the logits in the loss (PaLM, section 5); 0 leaves it out.
+        loss_chunk_tokens: Tokens whose logits exist at one time; none holds those of the whole micro-batch. Chunks cost one
+            more product with the output matrix; below 8192 they are slow.
         seed: Initialisation and data order.
         trainable: Regular expressions over parameter names; only matching ones are trained. Empty trains all.
         unfreeze_at_step: After this step all parameters are trained; moments of those trained before go on. None never does.
@@ -192,6 +208,8 @@ class TrainingConfig:
     micro_batch_size: int = 1
     global_batch_size: int = 8
     precision: Literal["bf16", "fp32"] = "bf16"
+    z_loss: float = 0.0
+    loss_chunk_tokens: int | None = None
     seed: int = 42
     trainable: list[str] = field(default_factory=list)
     unfreeze_at_step: int | None = None

@@ -5,47 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from megatron.core import tensor_parallel
+from megatron.core import parallel_state
 from megatron.core.transformer.attention import SelfAttention
 
-from megatron_bielik.kernels.rope import apply_rope
+from megatron_bielik.kernels.attention import Backend, document_attention
+from megatron_bielik.kernels.rope import rotate_qkv
+from megatron_bielik.model.context_parallel import context_parallel_attention
 from megatron_bielik.model.packing import PackedDocuments
-
-
-def document_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
-) -> torch.Tensor:
-    """Causal grouped-query attention inside each document: softmax(q k^T / sqrt(d)) v. No mask over the row is built.
-
-    Args:
-        query: [tokens, heads, head_dim].
-        key, value: [tokens, groups, head_dim]; heads is a multiple of groups.
-        lengths: Tokens of each document, in order.
-
-    Returns:
-        [tokens, heads, head_dim].
-    """
-    outputs = []
-    for q, k, v in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True):
-        # [document, heads, dim] -> [1, heads, document, dim]
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
-        outputs.append(out.squeeze(0).transpose(0, 1))
-    return torch.cat(outputs)
 
 
 class DocumentAttention(torch.nn.Module):
     """The core attention as megatron-core builds it: no parameters."""
 
-    def __init__(self, **build_arguments: Any) -> None:
+    def __init__(self, backend: Backend = "auto", **build_arguments: Any) -> None:
         super().__init__()
+        self.backend = backend
 
     def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: tuple[int, ...]
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: PackedDocuments
     ) -> torch.Tensor:
-        """As document_attention."""
-        return document_attention(query, key, value, lengths)
+        """query [tokens, heads, d], key and value [tokens, groups, d] -> [tokens, heads, d]."""
+        if documents.context is not None:
+            return context_parallel_attention(query, key, value, documents.context, self.backend)
+        assert documents.stretches is not None
+        return document_attention(query, key, value, documents.stretches, self.backend)
 
 
 class PackedSelfAttention(SelfAttention):
@@ -57,20 +40,24 @@ class PackedSelfAttention(SelfAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: None,
+        attention_mask: None = None,
         packed_seq_params: PackedDocuments | None = None,
         **unused: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states [tokens (/ tp), 1, hidden] -> output of the same shape, and its bias, not added yet."""
+        """hidden_states [tokens (/ tp / cp), 1, hidden] -> output of the same shape, and its bias, not added yet."""
         assert packed_seq_params is not None, "the batch carries its documents"
         documents = packed_seq_params
-        query, key, value = (x.squeeze(1) for x in self.get_query_key_value_tensors(hidden_states))
-        query = apply_rope(query, documents.cos, documents.sin)
-        key = apply_rope(key, documents.cos, documents.sin)
-        if self.checkpoint_core_attention and self.training:
-            context = tensor_parallel.checkpoint(
-                lambda q, k, v: self.core_attention(q, k, v, documents.lengths), False, query, key, value
-            )
-        else:
-            context = self.core_attention(query, key, value, documents.lengths)
+        mixed, _ = self.get_query_key_value_tensors(hidden_states, split_qkv=False)
+        mixed = mixed[:, 0].unflatten(-1, (-1, self.hidden_size_per_attention_head))
+        query, key, value = rotate_qkv(mixed, documents.cos, documents.sin)
+        context = self.core_attention(self._own_heads(query), key, value, documents)
         return self.linear_proj(context.reshape(context.size(0), 1, -1))
+
+    def _own_heads(self, query: torch.Tensor) -> torch.Tensor:
+        """With more tensor-parallel ranks than groups every rank has a whole group: its own heads of it."""
+        sharing = self.world_size // self.config.num_query_groups
+        if sharing <= 1:
+            return query
+        own = query.size(1) // sharing
+        first = parallel_state.get_tensor_model_parallel_rank() % sharing * own
+        return query[:, first : first + own]

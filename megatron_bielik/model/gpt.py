@@ -10,8 +10,11 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_bielik.config import Config
+from megatron_bielik.kernels.attention import use_flash_attention_3
 from megatron_bielik.kernels.cross_entropy import vocab_parallel_cross_entropy
+from megatron_bielik.model.embedding import Embedding
 from megatron_bielik.model.layer_plan import local_block, transformer_engine_layer
+from megatron_bielik.model.output import Chunk, OutputLayer
 from megatron_bielik.model.packing import PackedDocuments, pack_documents
 from megatron_bielik.model.transformer_config import PRECISIONS, transformer_config
 
@@ -19,8 +22,9 @@ from megatron_bielik.model.transformer_config import PRECISIONS, transformer_con
 class BielikModel(GPTModel):
     """One pipeline chunk of a Qwen2.5-type decoder.
 
-    forward(input_ids [1, tokens], position_ids [1, tokens], None, labels [1, tokens], packed_seq_params) gives the loss
-    per token [1, tokens] on the last stage, or logits [1, tokens, vocabulary / tp] without labels.
+    forward(input_ids [1, tokens], position_ids [1, tokens], None, labels [1, tokens], packed_seq_params, loss_mask) gives
+    the loss per token [1, tokens], 0 where the mask is, on the last stage, or logits [1, tokens, vocabulary / tp] without
+    labels. Under context parallelism tokens are this rank's.
     """
 
     def __init__(self, config: Config, transformer: TransformerConfig, vp_stage: int | None = None) -> None:
@@ -28,7 +32,11 @@ class BielikModel(GPTModel):
         local = config.model.implementation == "local"
         super().__init__(
             config=transformer,
-            transformer_layer_spec=local_block(transformer, vp_stage) if local else transformer_engine_layer(),
+            transformer_layer_spec=(
+                local_block(transformer, vp_stage, config.model.attention, config.model.fp8)
+                if local
+                else transformer_engine_layer()
+            ),
             vocab_size=config.model.padded_vocab_size(config.parallel.tensor_parallel_size),
             max_sequence_length=shape.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -40,28 +48,64 @@ class BielikModel(GPTModel):
             vp_stage=vp_stage,
         )
         self.real_vocab_size = shape.vocab_size
+        self.z_loss, self.loss_chunk_tokens = config.training.z_loss, config.training.loss_chunk_tokens
+        if self.pre_process and local:
+            # megatron-core names the class of its embedding in code; ours differs in its forward pass alone.
+            self.embedding.word_embeddings.__class__ = Embedding
+            # Of a tied matrix: both uses add to main_grad themselves, so the gradient that autograd sees counts for nothing.
+            self.embedding.word_embeddings.weight.zero_out_wgrad = False
+        if self.post_process and self.loss_chunk_tokens is not None:
+            self.output_layer.__class__ = OutputLayer
         if self.pre_process and transformer.recompute_granularity == "full":
             self.embedding.register_forward_hook(_with_gradient)
+        if (
+            local and transformer.recompute_granularity != "full"
+        ):  # which keeps the residual stream alone between layers
+            for layer in self.decoder.layers[:-1]:
+                layer.hands_on = True
 
-    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """labels [1, tokens], logits [tokens, 1, vocabulary / tp] -> fp32 [1, tokens]; padded columns count for nothing."""
-        first_row = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
-        return vocab_parallel_cross_entropy(
-            logits.squeeze(1),
-            labels.squeeze(0),
-            first_row,
-            self.real_vocab_size,
-            parallel_state.get_tensor_model_parallel_group(),
-        ).unsqueeze(0)
+    def _postprocess(
+        self,
+        hidden_states: torch.Tensor,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        labels: torch.Tensor | None,
+        *others: object,
+        loss_mask: torch.Tensor | None = None,
+        **unused: object,
+    ) -> torch.Tensor:
+        """megatron-core's last step, hidden_states [tokens (/ tp), 1, hidden] to the loss, with this package's loss."""
+        if not self.post_process or labels is None:
+            return super()._postprocess(hidden_states, input_ids, position_ids, labels, *others, **unused)
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        mask = None if loss_mask is None else loss_mask[0]
+        group = parallel_state.get_tensor_model_parallel_group()
+        if self.loss_chunk_tokens is None:
+            logits, _ = self.output_layer(hidden_states, weight=weight)
+            first_row = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
+            loss = vocab_parallel_cross_entropy(
+                logits[:, 0], labels[0], first_row, self.real_vocab_size, group, mask, self.z_loss
+            )
+            return loss[None]
+        loss = self.output_layer(
+            hidden_states,
+            weight,
+            chunk=Chunk(labels[0], self.real_vocab_size, mask, self.z_loss, self.loss_chunk_tokens),
+        )
+        return loss[None]
 
     def global_names(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Parameters with the names they have in checkpoints: layers are counted over the whole model, from 0."""
+        """Parameters with the names they have in checkpoints: layers are counted over the whole model, from 0, and the copy
+        of a tied embedding that the last of several pipeline stages holds goes by the embedding's name."""
         offset = self.decoder.layers[0].layer_number - 1 if len(self.decoder.layers) else 0
         for name, parameter in self.named_parameters():
             parts = name.split(".")
             if parts[:2] == ["decoder", "layers"]:
                 parts[2] = str(int(parts[2]) + offset)
-            yield ".".join(parts), parameter
+            name = ".".join(parts)
+            if self.share_embeddings_and_output_weights and name == "output_layer.weight":
+                name = "embedding.word_embeddings.weight"
+            yield name, parameter
 
 
 def _with_gradient(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -71,6 +115,8 @@ def _with_gradient(module: torch.nn.Module, inputs: object, output: torch.Tensor
 
 def build_model(config: Config) -> list[BielikModel]:
     """Build this rank's pipeline chunks, in order; one without interleaving. Weights are not filled yet."""
+    if config.model.attention == "flash3":
+        use_flash_attention_3()
     transformer = transformer_config(config)
     stages: list[int | None] = [None]
     if config.parallel.virtual_pipeline_parallel_size is not None:
@@ -79,8 +125,12 @@ def build_model(config: Config) -> list[BielikModel]:
 
 
 def document_parameters(config: Config, cu_seqlens: torch.Tensor, positions: torch.Tensor) -> PackedDocuments:
-    """The packed_seq_params of a micro-batch: cu_seqlens int32 [documents + 1] on the host, positions [tokens] on the device."""
-    shape = config.model.shape()
-    return pack_documents(
-        cu_seqlens, positions, shape.head_dim, shape.rope_theta, PRECISIONS[config.training.precision]
-    )
+    """The packed_seq_params of a micro-batch.
+
+    Args:
+        cu_seqlens: int32 [documents + 1], of the whole row, on the host.
+        positions: [tokens], on the device, this rank's.
+    """
+    shape, dtype = config.model.shape(), PRECISIONS[config.training.precision]
+    group = parallel_state.get_context_parallel_group() if config.parallel.context_parallel_size > 1 else None
+    return pack_documents(cu_seqlens, positions, shape.head_dim, shape.rope_theta, dtype, group)

@@ -36,8 +36,6 @@ def initialize(chunks: list[BielikModel], config: Config) -> None:
                 kind = ".".join(name.split(".")[-2:])
                 if kind in shapes:
                     std = scaled if kind in ("linear_proj.weight", "linear_fc2.weight") else config.model.init_std
-                    if chunk.share_embeddings_and_output_weights and kind == "output_layer.weight":
-                        name = "embedding.word_embeddings.weight"  # the tied copy on the last stage
                     parameter.copy_(_my_part(_draw(name, shapes[kind], std, config.training.seed), parameter, kind))
                 elif name.endswith("norm.weight") or name.endswith("layer_norm_weight"):
                     parameter.fill_(1.0)

@@ -25,7 +25,7 @@ def transformer_config(config: Config) -> TransformerConfig:
     interleaved = parallel.virtual_pipeline_parallel_size is not None
     modes: dict[str, dict[str, Any]] = {
         "none": {},
-        "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+        "selective": {"recompute_granularity": "selective", "recompute_modules": ["layernorm"]},
         "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
     }
     return TransformerConfig(
@@ -46,11 +46,12 @@ def transformer_config(config: Config) -> TransformerConfig:
         bias_activation_fusion=config.model.implementation == "transformer_engine",
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=config.model.implementation == "local",
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
         tensor_model_parallel_size=parallel.tensor_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_parallel_size,
         sequence_parallel=parallel.sequence_parallel,

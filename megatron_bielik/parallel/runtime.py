@@ -108,6 +108,7 @@ def _start_model_parallel(parallel: ParallelConfig, timeout: timedelta) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_parallel_size,
         distributed_timeout_minutes=max(1, int(timeout.total_seconds() // 60)),
         create_gloo_process_groups=True,

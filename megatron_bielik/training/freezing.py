@@ -34,8 +34,6 @@ def apply_patterns(chunks: Sequence[BielikModel], patterns: Sequence[str]) -> tu
     used, trained, total = set(), 0, 0
     for chunk in chunks:
         for name, parameter in chunk.global_names():
-            if chunk.share_embeddings_and_output_weights and name == "output_layer.weight":
-                name = "embedding.word_embeddings.weight"
             matching = {pattern.pattern for pattern in compiled if pattern.search(name)}
             used |= matching
             parameter.requires_grad = bool(matching) or not compiled

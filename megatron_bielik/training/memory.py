@@ -1,8 +1,7 @@
 """Bytes on each GPU of a pipeline stage: weights, gradients, optimizer states, activations for every recompute mode.
 
 Arithmetic only: no torch, no GPU. docs/planning.md derives every term and works one example by hand. Counted is what
-autograd keeps when a layer is made of the plain torch operations of kernels/ and model/attention.py, with attention
-document by document and without an S x S matrix; fused kernels keep less.
+autograd keeps of the layers in model/ with the kernels of kernels/, as on a GPU; the plain-torch definitions keep more.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ Recompute = Literal["none", "selective", "full"]
 RECOMPUTE_MODES: tuple[Recompute, ...] = ("none", "selective", "full")
 
 GRADIENT_BYTES = 4  # megatron-core's DistributedDataParallel sums in one contiguous fp32 buffer, also for bf16 weights
-LOGIT_COPIES_FP32 = 1  # the loss works in place on one fp32 copy, which becomes the softmax
-OPTIMIZER_STEP_BYTES = 4  # torch.optim.AdamW (foreach) makes one fp32 temporary of everything it updates
 
 
 @dataclass(frozen=True)
@@ -27,54 +24,64 @@ class LayerActivations:
     """Bytes that one layer and one micro-batch keep for the backward pass on one GPU.
 
     Args:
-        norms: Two RMSNorms (fp32 input, normalised value) and the inputs of the two linears behind them.
-        attention_inputs: Output of linear_qkv (v is a view of it) and the rotated q and k.
-        attention_output: The output joined over the documents, input of linear_proj.
-        core_attention: What only the core attention keeps: its output per document and the log-sum-exp per head.
-        mlp: Gate and up, silu(gate), and the product that is the input of linear_fc2.
+        residuals: What the two RMSNorms normalise, the residual stream, and one fp32 number per token of each.
+        normed: Outputs of the norms, inputs of linear_qkv and linear_fc1.
+        attention: q, k and v after the rotation, the output, and the log-sum-exp of every head.
+        gate_up: Output of linear_fc1.
+        activated: Output of SwiGLU, input of linear_fc2.
         layer_input: The checkpoint that full recomputation keeps instead of all this.
     """
 
-    norms: int
-    attention_inputs: int
-    attention_output: int
-    core_attention: int
-    mlp: int
+    residuals: int
+    normed: int
+    attention: int
+    gate_up: int
+    activated: int
     layer_input: int
 
     @property
     def everything(self) -> int:
         """Without recomputation."""
-        return self.norms + self.attention_inputs + self.attention_output + self.core_attention + self.mlp
+        return self.residuals + self.normed + self.attention + self.gate_up + self.activated
 
     def kept(self, mode: Recompute) -> int:
         """What stays from the forward pass until the layer's own backward pass."""
         if mode == "full":
             return self.layer_input
-        return self.everything - (self.core_attention if mode == "selective" else 0)
+        return self.everything - (self.normed + self.activated if mode == "selective" else 0)
 
     def recomputed(self, mode: Recompute) -> int:
         """What comes back for a moment while the layer's backward pass runs; one layer at a time."""
-        return {"none": 0, "selective": self.core_attention, "full": self.everything}[mode]
+        return {"none": 0, "selective": self.normed + self.activated, "full": self.everything}[mode]
 
 
 def layer_activations(config: Config) -> LayerActivations:
-    """The terms for micro_batch_size * sequence_length tokens; tensor_parallel_size divides heads and FFN."""
+    """The terms for this rank's tokens of a micro-batch; tensor_parallel_size divides heads and FFN."""
     shape, t = config.model.shape(), config.parallel.tensor_parallel_size
     sequence_split = t if config.parallel.sequence_parallel else 1
-    tokens = config.training.micro_batch_size * config.data.sequence_length
+    tokens = rank_tokens(config)
     a = activation_bytes(config)
     query = shape.query_size // t
     key = max(shape.kv_size // t, shape.head_dim)  # more ranks than groups: every rank holds one whole group
-    hidden = shape.hidden_size / sequence_split
+    if t > shape.num_query_groups:
+        packed = shape.query_size // shape.num_query_groups + 2 * key
+    else:
+        packed = query + 2 * key
+    moved = query if key > shape.head_dim else 0  # q of several groups leaves the packed buffer
+    hidden = tokens // sequence_split * shape.hidden_size * a
     return LayerActivations(
-        norms=round(tokens * 2 * hidden * (4 + a + a)),
-        attention_inputs=tokens * a * ((query + 2 * key) + (query + key)),
-        attention_output=tokens * a * query,
-        core_attention=tokens * (a * query + 4 * shape.num_attention_heads // t),
-        mlp=tokens * a * (3 + 1) * shape.ffn_hidden_size // t,
-        layer_input=round(tokens * a * hidden),
+        residuals=2 * (hidden + 4 * tokens // sequence_split),
+        normed=2 * hidden,
+        attention=tokens * (a * (packed + moved + query) + 4 * shape.num_attention_heads // t),
+        gate_up=tokens * a * 2 * shape.ffn_hidden_size // t,
+        activated=tokens * a * shape.ffn_hidden_size // t,
+        layer_input=hidden,
     )
+
+
+def rank_tokens(config: Config) -> int:
+    """Tokens of a micro-batch on one context-parallel rank."""
+    return config.training.micro_batch_size * config.data.sequence_length // config.parallel.context_parallel_size
 
 
 def activation_bytes(config: Config) -> int:
@@ -102,10 +109,9 @@ class StageMemory:
         optimizer: Bytes of the optimizer states.
         layers_in_flight: Layers times micro-batches whose activations are held at the worst moment.
         activations: Bytes held at that moment, per recompute mode, the final norm included.
-        logits: Bytes of the logits in the loss; 0 but on the last stage.
+        logits: Bytes of the logits, which become their gradient in place; 0 but on the last stage.
         working: Bytes that come and go in a layer's backward pass, per recompute mode: what is recomputed, gradients of
-            the MLP's activations, the largest weight gradient before it is added to the buffer.
-        optimizer_step: Bytes of the optimizer's temporaries; no activations are held then.
+            the MLP's activations, the largest weight's place holder for autograd.
     """
 
     stage: int
@@ -120,7 +126,6 @@ class StageMemory:
     activations: dict[Recompute, int]
     logits: int
     working: dict[Recompute, int]
-    optimizer_step: int
 
     @property
     def static(self) -> int:
@@ -130,11 +135,10 @@ class StageMemory:
     def peak(self, mode: Recompute) -> int:
         """Largest sum of what is held at one time.
 
-        static + max(activations + max(logits, working), optimizer step): the logits are gone before the first layer's
-        backward pass begins, and the activations before the optimizer steps.
+        static + activations + max(logits, working): the logits are gone before the first layer's backward pass begins. The
+        optimizer works in place.
         """
-        passes = self.activations[mode] + max(self.logits, self.working[mode])
-        return self.static + max(passes, self.optimizer_step)
+        return self.static + self.activations[mode] + max(self.logits, self.working[mode])
 
 
 def layers_in_flight(stage: int, pipeline: int, virtual: int, layers: int, micro_batches: int) -> int:
@@ -160,7 +164,7 @@ def stage_memory(
         stage: Pipeline rank.
         table: parameter_table of the shape.
         trained: Names of the parameters with gradients.
-        data_parallel: Ranks over which the distributed optimizer splits its states.
+        data_parallel: Copies of the model; with the context-parallel ranks, over whom the optimizer splits its states.
         micro_batches: Micro-batches of one step on one data-parallel rank.
     """
     shape, parallel = config.model.shape(), config.parallel
@@ -172,11 +176,14 @@ def stage_memory(
     a = activation_bytes(config)
 
     layer = layer_activations(config)
-    tokens = config.training.micro_batch_size * config.data.sequence_length
+    tokens = rank_tokens(config)
+    chunk = config.training.loss_chunk_tokens
+    logit_rows = tokens if chunk is None else min(chunk, tokens)
+    final_norm = 2 * layer.layer_input
+    splits = data_parallel * parallel.context_parallel_size
     is_last = stage == pipeline - 1
     in_flight = layers_in_flight(stage, pipeline, virtual, shape.num_layers, micro_batches)
-    logit_bytes = a + 4 * LOGIT_COPIES_FP32
-    backward = layer.mlp + a * max(trained_here, default=0)
+    backward = layer.gate_up + layer.activated + a * max(trained_here, default=0)
     return StageMemory(
         stage=stage,
         layers=layers,
@@ -185,12 +192,11 @@ def stage_memory(
         trained=sum(trained_here),
         weights=a * sum(shares.values()),
         gradients=GRADIENT_BYTES * sum(trained_here),
-        optimizer=-(-optimizer_bytes(config) * sum(trained_here) // data_parallel),
+        optimizer=-(-optimizer_bytes(config) * sum(trained_here) // splits),
         layers_in_flight=in_flight,
-        activations={m: in_flight * layer.kept(m) + (layer.norms // 2 if is_last else 0) for m in RECOMPUTE_MODES},
-        logits=tokens * logit_bytes * config.model.padded_vocab_size(t) // t if is_last else 0,
+        activations={m: in_flight * layer.kept(m) + (final_norm if is_last else 0) for m in RECOMPUTE_MODES},
+        logits=logit_rows * a * config.model.padded_vocab_size(t) // t if is_last else 0,
         working={mode: layer.recomputed(mode) + backward for mode in RECOMPUTE_MODES},
-        optimizer_step=-(-OPTIMIZER_STEP_BYTES * sum(trained_here) // data_parallel),
     )
 
 

@@ -1,4 +1,7 @@
-"""Gradient buffers and AdamW over the model's chunks: megatron-core's DDP and distributed optimizer, fp32 throughout."""
+"""Gradient buffers and AdamW over the model's chunks: megatron-core's DDP and distributed optimizer, fp32 throughout.
+
+megatron-core splits and gathers; the arithmetic of the step is one pass over all shards (kernels/adamw.py).
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,21 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 
-from megatron_bielik.config import Config
+from megatron_bielik.config import Config, ParallelConfig
+from megatron_bielik.kernels.adamw import MultiTensorAdamW, gradient_square_sum
 from megatron_bielik.model.gpt import BielikModel
 from megatron_bielik.model.transformer_config import PRECISIONS
 from megatron_bielik.parallel.runtime import Runtime
 
 
-def wrap_for_training(chunks: Sequence[BielikModel]) -> list[DistributedDataParallel]:
+def wrap_for_training(chunks: Sequence[BielikModel], parallel: ParallelConfig) -> list[DistributedDataParallel]:
     """Give each chunk its contiguous fp32 gradient buffer; parameters with requires_grad=False get none."""
-    ddp = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+    )
     wrapped = [
         DistributedDataParallel(chunk.config, ddp, chunk, disable_bucketing=number > 0)
         for number, chunk in enumerate(chunks)
@@ -26,7 +35,16 @@ def wrap_for_training(chunks: Sequence[BielikModel]) -> list[DistributedDataPara
     for chunk in wrapped:
         chunk.broadcast_params()
         chunk.config.finalize_model_grads_func = finalize_model_grads
+        # Gradients are summed over ranks with a step's last micro-batch only.
+        chunk.config.no_sync_func = [each.no_sync for each in wrapped] if len(wrapped) > 1 else chunk.no_sync
     return wrapped
+
+
+def gather_weights(wrapped: Sequence[DistributedDataParallel]) -> None:
+    """Make every rank's weights those of the last step, where the next forward pass would have collected them."""
+    for chunk in wrapped:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
 
 
 def build_optimizer(wrapped: Sequence[DistributedDataParallel], config: Config, runtime: Runtime) -> MegatronOptimizer:
@@ -49,6 +67,7 @@ def build_optimizer(wrapped: Sequence[DistributedDataParallel], config: Config, 
                 bf16=dtype is torch.bfloat16,
                 params_dtype=dtype,
                 use_distributed_optimizer=True,
+                overlap_param_gather=config.parallel.overlap_param_gather,
             ),
             list(wrapped),
         )
@@ -57,10 +76,7 @@ def build_optimizer(wrapped: Sequence[DistributedDataParallel], config: Config, 
             group["weight_decay"] = options.weight_decay * group["wd_mult"]
             for parameter in group["params"]:
                 state = part.optimizer.state[parameter]
-                if isinstance(
-                    part.optimizer, torch.optim.AdamW
-                ):  # others, of transformer-engine or Apex, count per group
-                    state["step"] = torch.tensor(0.0)
+                state["step"] = torch.tensor(0.0)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
     return optimizer
@@ -79,17 +95,52 @@ def global_gradient_norm(optimizer: MegatronOptimizer) -> torch.Tensor:
     One reduction over the world and no wait for the device. Call after optimizer.prepare_grads().
     """
     grads = optimizer.chained_optimizers[0].get_main_grads_for_grad_norm()
-    device = optimizer.get_loss_scale().device
-    squares = torch.zeros((), dtype=torch.float32, device=device)
-    if grads:
-        squares = torch.stack(torch._foreach_norm(grads)).square().sum()
+    squares = gradient_square_sum(grads) if grads else torch.zeros((), device=optimizer.get_loss_scale().device)
     dist.all_reduce(squares, group=optimizer.get_grad_stats_parallel_group())
     return squares.sqrt()
 
 
-@torch.no_grad()
-def clip_gradients(optimizer: MegatronOptimizer, norm: torch.Tensor, limit: float) -> None:
-    """Scale all gradients by limit / norm where the norm is larger."""
-    grads = [p.grad for p in optimizer.get_parameters() if p.grad is not None]
-    if grads and limit > 0:
-        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+class Update:
+    """One AdamW step over this rank's shards: gradients clipped, moments, fp32 master and 16-bit weights in one pass.
+
+    Takes the place of megatron-core's clip_grad_norm and step_with_ready_grads.
+    """
+
+    def __init__(self, optimizer: MegatronOptimizer, wrapped: Sequence[DistributedDataParallel]) -> None:
+        (self._part,) = optimizer.chained_optimizers
+        self._wrapped = wrapped
+        self._tables: dict[int, MultiTensorAdamW] = {}
+
+    @torch.no_grad()
+    def __call__(self, norm: torch.Tensor, limit: float) -> None:
+        """Scale all gradients by limit / norm where the norm is larger (limit 0: never), and step."""
+        part = self._part
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0) if limit > 0 else torch.ones_like(norm)
+        model_shards = {
+            id(master): shard
+            for masters, shards in zip(part.shard_fp32_from_float16_groups, part.shard_float16_groups, strict=True)
+            for master, shard in zip(masters, shards, strict=True)
+        }
+        for number, group in enumerate(part.optimizer.param_groups):
+            params = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not params:
+                continue
+            states = [part.optimizer.state[parameter] for parameter in params]
+            tensors = (
+                params,
+                [parameter.grad for parameter in params],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [model_shards.get(id(parameter)) for parameter in params],
+            )
+            table = self._tables.get(number)
+            if table is None or not table.matches(*tensors):
+                table = self._tables[number] = MultiTensorAdamW(*tensors)
+            step = int(states[0]["step"]) + 1
+            for state in states:
+                state["step"].fill_(step)
+            beta1, beta2 = group["betas"]
+            table.step(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step, scale)
+        for chunk in self._wrapped:
+            if not chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync()

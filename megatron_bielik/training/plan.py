@@ -41,7 +41,7 @@ class Plan:
         config: The job.
         shape: The model's shape, preset and own values put together.
         world_size: GPUs.
-        data_parallel: Copies of the model: world_size / (tensor * pipeline).
+        data_parallel: Copies of the model: world_size / (tensor * pipeline * context).
         micro_batches: Micro-batches of one step on one data-parallel rank.
         parameters: Of the model, tied matrix once, vocabulary not padded.
         trained_from_start: Parameters that training.trainable selects.
@@ -205,7 +205,7 @@ def _phases(config: Config) -> tuple[Phase, ...]:
 
 def _notes(config: Config, frozen: bool) -> tuple[str, ...]:
     """What a reader of the figures has to know about this job."""
-    notes = ["Activations: plain torch operations, attention per document without an S x S matrix; upper estimate."]
+    notes = ["Activations: what the fused kernels keep, attention without an S x S matrix."]
     if config.data.respect_document_boundaries:
         notes.append(
             "FLOPs: every sample is counted as one document; masked attention over shorter ones computes less."
@@ -217,5 +217,7 @@ def _notes(config: Config, frozen: bool) -> tuple[str, ...]:
     if frozen and _unfreezes(config):
         notes.append(f"Memory is that from step {config.training.unfreeze_at_step:,} on, when everything is trained.")
     if config.model.implementation == "transformer_engine":
-        notes.append("transformer_engine keeps less than the plain torch operations that are counted here.")
+        notes.append(
+            "transformer_engine keeps other tensors than the operations of this package, which are counted here."
+        )
     return tuple(notes)

@@ -46,7 +46,9 @@ def _job(plan: Plan) -> Table:
         (
             "layout",
             f"{plan.world_size} GPUs = tensor {parallel.tensor_parallel_size}"
-            f" x pipeline {parallel.pipeline_parallel_size} x data {plan.data_parallel}"
+            f" x pipeline {parallel.pipeline_parallel_size}"
+            + (f" x context {parallel.context_parallel_size}" if parallel.context_parallel_size > 1 else "")
+            + f" x data {plan.data_parallel}"
             + (f", {virtual} model chunks per pipeline rank" if virtual else "")
             + (", sequence parallel" if parallel.sequence_parallel else ""),
         ),
@@ -92,12 +94,13 @@ def _layers(plan: Plan, layers: tuple[int, ...]) -> str:
 def _modes(plan: Plan) -> Table:
     """What each recompute mode needs on the most loaded GPU."""
     table = _table(f"Most loaded GPU, GiB, with {gib(RESERVED_BYTES)} reserved")
-    for column in ("recompute", "activations", "needed", "headroom"):
+    for column in ("recompute", "activations", "saved", "needed", "headroom"):
         table.add_column(column, justify="left" if column == "recompute" else "right")
     for mode in RECOMPUTE_MODES:
         chosen = mode == plan.recompute
         table.add_row(
-            mode + (" *" if chosen else ""), gib(plan.worst(mode).activations[mode]), gib(plan.needed(mode)),
+            mode + (" *" if chosen else ""), gib(plan.worst(mode).activations[mode]),
+            gib(plan.needed("none") - plan.needed(mode)), gib(plan.needed(mode)),
             _headroom(plan, mode), style="bold" if chosen else None,
         )  # fmt: skip
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_bielik.config import Config
 from megatron_bielik.data.batches import Batch
+from megatron_bielik.model.context_parallel import take_pieces
 from megatron_bielik.model.gpt import document_parameters
 from megatron_bielik.parallel.runtime import Runtime
-from megatron_bielik.training.optimizer import clip_gradients, global_gradient_norm
+from megatron_bielik.training.optimizer import Update, global_gradient_norm
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class StepResult:
 def train_step(
     wrapped: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
+    update: Update,
     batches: Sequence[Batch],
     config: Config,
     runtime: Runtime,
@@ -69,8 +71,7 @@ def train_step(
     loss = loss_sum / max(tokens, 1)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if finite:
-        clip_gradients(optimizer, norm, config.optimizer.clip_grad)
-        optimizer.step_with_ready_grads()
+        update(norm, config.optimizer.clip_grad)
     stop = max((code for code, count in enumerate(wanted) if count), default=0)
     return StepResult(loss, grad_norm, int(tokens) if math.isfinite(tokens) else 0, finite, stop)
 
@@ -100,9 +101,12 @@ def _forward_backward(
     tokens = config.training.micro_batch_size * config.data.sequence_length
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
-        batch = next(iterator).to(runtime.device)
+        batch = _own_tokens(next(iterator)).to(runtime.device)
         documents = document_parameters(config, batch.cu_seqlens, batch.positions[0])
-        output = model(batch.tokens, batch.positions, None, labels=batch.labels, packed_seq_params=documents)
+        output = model(
+            batch.tokens, batch.positions, None,
+            labels=batch.labels, packed_seq_params=documents, loss_mask=batch.loss_mask,
+        )  # fmt: skip
         return output, partial(_loss, batch.loss_mask)
 
     outputs = get_forward_backward_func()(
@@ -119,6 +123,16 @@ def _forward_backward(
     if not counts_here:
         return torch.zeros(2, dtype=torch.float64, device=runtime.device)
     return torch.stack([output["sums"] for output in outputs]).sum(0)
+
+
+def _own_tokens(batch: Batch) -> Batch:
+    """The early and the late piece of the row that this context-parallel rank works on."""
+    ranks = parallel_state.get_context_parallel_world_size()
+    if ranks == 1:
+        return batch
+    rank = parallel_state.get_context_parallel_rank()
+    names = ("tokens", "labels", "loss_mask", "positions")
+    return replace(batch, **{name: take_pieces(getattr(batch, name), rank, ranks, dim=1) for name in names})
 
 
 def _loss(

@@ -30,7 +30,13 @@ from megatron_bielik.training.datasets import open_data
 from megatron_bielik.training.flops import dense_bf16_peak, flops_per_token
 from megatron_bielik.training.freezing import apply_patterns, trainable_patterns
 from megatron_bielik.training.log import Log
-from megatron_bielik.training.optimizer import build_optimizer, set_learning_rate, wrap_for_training
+from megatron_bielik.training.optimizer import (
+    Update,
+    build_optimizer,
+    gather_weights,
+    set_learning_rate,
+    wrap_for_training,
+)
 from megatron_bielik.training.schedule import learning_rate
 from megatron_bielik.training.step import StepResult, evaluate, train_step
 from megatron_bielik.training.watchdog import Watchdog
@@ -125,7 +131,9 @@ class Trainer:
         options = self.config
         self.lr = learning_rate(self.step, options.optimizer, options.schedule, options.training.steps)
         set_learning_rate(self._optimizer, self.lr)
-        result = train_step(self._wrapped, self._optimizer, batches, options, self.runtime, self._stop_requests.wanted)
+        result = train_step(
+            self._wrapped, self._optimizer, self._update, batches, options, self.runtime, self._stop_requests.wanted
+        )
         self.step_seconds = time.perf_counter() - started
         return result
 
@@ -149,6 +157,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save this step."""
+        gather_weights(self._wrapped)
         common = {
             "step": self.step,
             "mixture": self._loader.state,
@@ -165,7 +174,7 @@ class Trainer:
         """Build model and optimizer anew for the parameters trained from this step on, and fill them from a checkpoint."""
         assert checkpoint is not None, "a checkpoint was saved at this step"
         # Modules and hooks refer to each other: without a collection both models would be held at once.
-        del self._chunks, self._wrapped, self._optimizer
+        del self._chunks, self._wrapped, self._optimizer, self._update
         gc.collect()
         self._build()
         self._load(checkpoint)
@@ -176,7 +185,8 @@ class Trainer:
         data_parallel = self.runtime.world_size // parallel.model_parallel_size
         return (
             f"{self.config.model.shape().num_parameters():,} parameters, {training.precision}, on {self.runtime.device_name}; "
-            f"tensor {parallel.tensor_parallel_size} x pipeline {parallel.pipeline_parallel_size} x data {data_parallel}; "
+            f"tensor {parallel.tensor_parallel_size} x pipeline {parallel.pipeline_parallel_size} x "
+            f"context {parallel.context_parallel_size} x data {data_parallel}; "
             f"steps {self.step + 1} to {training.steps} of {self.tokens_per_step:,} tokens"
         )
 
@@ -184,8 +194,9 @@ class Trainer:
         self._chunks = build_model(self.config)
         initialize(self._chunks, self.config)
         apply_patterns(self._chunks, trainable_patterns(self.config.training, self.step))
-        self._wrapped = wrap_for_training(self._chunks)
+        self._wrapped = wrap_for_training(self._chunks, self.config.parallel)
         self._optimizer = build_optimizer(self._wrapped, self.config, self.runtime)
+        self._update = Update(self._optimizer, self._wrapped)
 
     def _load(self, checkpoint: Path) -> dict[str, Any]:
         shape, verify = self.config.model.shape(), self.config.checkpoint.verify

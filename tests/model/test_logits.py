@@ -46,6 +46,7 @@ def pair(
 def build(pair: Pair, recompute: Literal["none", "selective", "full"] = "none") -> tuple[Any, Config]:
     """Our model with the pair's weights; rows of the vocabulary padding hold large numbers that must not matter."""
     from megatron_bielik.model.gpt import build_model
+    from megatron_bielik.training.optimizer import wrap_for_training
 
     sizes = vars(pair.shape)
     config = Config(
@@ -63,7 +64,14 @@ def build(pair: Pair, recompute: Literal["none", "selective", "full"] = "none") 
             assert parameter.shape == weight.shape or name in VOCABULARY_TENSORS
             filled.add(name)
     assert filled == set(pair.weights)
+    (wrapped,) = wrap_for_training([model], config.parallel)
+    wrapped.zero_grad_buffer()
     return model.train(), config
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    """Sums of the gradients since the model was built."""
+    return {name: parameter.main_grad.clone() for name, parameter in model.global_names()}
 
 
 def forward(
@@ -131,12 +139,11 @@ def test_loss_and_gradients(pair: Pair) -> None:
     theirs = pair.theirs(ids[None], labels=ids[None]).loss
     theirs.backward()
     assert abs(loss.item() - theirs.item()) <= 1e-5
-    gradients = {name: parameter.grad for name, parameter in pair.theirs.named_parameters()}
-    ours = {name: parameter.grad for name, parameter in model.global_names()}
+    expected = {name: parameter.grad for name, parameter in pair.theirs.named_parameters()}
+    ours = gradients(model)
     for mapping in mappings(pair.shape):
-        wanted = mapping.merge([gradients[name] for name in mapping.theirs])
+        wanted = mapping.merge([expected[name] for name in mapping.theirs])
         found = ours[mapping.native]
-        assert found is not None, mapping.native
         difference = (found[: wanted.size(0)] - wanted).abs().max().item()
         assert difference <= 2e-5 + 1e-4 * wanted.abs().max().item(), f"{mapping.native}: {difference}"
         assert not found[wanted.size(0) :].any(), f"{mapping.native}: vocabulary padding has a gradient"
@@ -149,6 +156,21 @@ def test_loss_is_cross_entropy_per_token(pair: Pair) -> None:
         loss = forward(model, config, ids, LENGTHS, labels=labels)
         logits = torch.cat([pair.theirs(document[None]).logits[0] for document in ids.split(LENGTHS)])
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="none"), atol=1e-4, rtol=0)
+
+
+def test_a_packed_row_is_the_sum_of_its_documents(pair: Pair) -> None:
+    """Loss of every token, and all gradients, of a packed row against the documents run one by one."""
+    ids, labels = tokens(sum(LENGTHS), pair.shape), tokens(sum(LENGTHS), pair.shape, seed=4)
+    (packed, config), (alone, _) = build(pair), build(pair)
+    loss = forward(packed, config, ids, LENGTHS, labels=labels)
+    (loss.sum() / len(ids)).backward()
+    losses = []
+    for document, label in zip(ids.split(LENGTHS), labels.split(LENGTHS), strict=True):
+        losses.append(forward(alone, config, document, [len(document)], labels=label))
+        (losses[-1].sum() / len(ids)).backward()
+    torch.testing.assert_close(loss, torch.cat(losses), atol=1e-6, rtol=1e-6)
+    for (name, found), wanted in zip(gradients(packed).items(), gradients(alone).values(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("mode", ["selective", "full"])
@@ -172,10 +194,11 @@ def test_recomputation_changes_nothing(
         model, config = build(pair, recompute)  # type: ignore[arg-type]
         loss = forward(model, config, ids, LENGTHS, labels=ids.roll(-1))
         loss.mean().backward()
-        results.append((loss.detach(), {name: p.grad for name, p in model.global_names() if p.grad is not None}))
-    assert calls == pair.shape.num_layers * (1 + 2)  # once without, twice with recomputation
-    (plain, gradients), (recomputed, again) = results
+        results.append((loss.detach(), gradients(model)))
+    # Full recomputation runs attention again, selective recomputation leaves it alone.
+    assert calls == pair.shape.num_layers * (1 + (2 if mode == "full" else 1))
+    (plain, first), (recomputed, again) = results
     assert torch.equal(plain, recomputed)
-    assert gradients.keys() == again.keys() == pair.weights.keys()
-    for name, gradient in gradients.items():
+    assert first.keys() == again.keys() == pair.weights.keys()
+    for name, gradient in first.items():
         torch.testing.assert_close(again[name], gradient, atol=1e-6, rtol=1e-6, msg=lambda m, name=name: name + m)

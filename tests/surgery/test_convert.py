@@ -172,7 +172,7 @@ def test_training_loads_it_and_its_checkpoints_are_exported(
             if name in VOCABULARY_TENSORS:
                 assert parameter.size(0) == 1100
                 parameter[1001:] = 77.0
-    wrapped = wrap_for_training(chunks)
+    wrapped = wrap_for_training(chunks, config.parallel)
     store = CheckpointStore(tmp_path / "run" / "checkpoints", keep_last=1, keep_every=0, asynchronous=False)
     store.save(7, shape, chunks, build_optimizer(wrapped, config, single_process), {}, lambda folder: None)
     store.close()

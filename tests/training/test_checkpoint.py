@@ -31,7 +31,7 @@ class Model:
         )
         self.chunks = build_model(self.config)
         initialize(self.chunks, self.config)
-        self.optimizer = build_optimizer(wrap_for_training(self.chunks), self.config, runtime)
+        self.optimizer = build_optimizer(wrap_for_training(self.chunks, self.config.parallel), self.config, runtime)
 
     def save(
         self, root: Path, steps: list[int], keep_last: int = 0, keep_every: int = 0, background: bool = False

@@ -23,20 +23,29 @@ from tests.conftest import records, run
 
 STEPS, HALF = 20, 10
 TP2 = ["--parallel.tensor_parallel_size=2"]
+CP2 = ["--parallel.context_parallel_size=2"]
 PP2 = ["--parallel.pipeline_parallel_size=2"]
+WHOLE = ["--data.respect_document_boundaries=false"]  # otherwise rows are packed documents
+CHUNKS = ["--training.loss_chunk_tokens=48"]
+NO_OVERLAP = ["--parallel.overlap_grad_reduce=false", "--parallel.overlap_param_gather=false"]
 TIED = ["--model.architecture=qwen2", "--model.tie_embeddings=true"]
 # Recomputation changes no result, so it is tried where a layout is tried anyway.
 LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "one": (1, []),
     "tp2": (2, TP2),
-    "tp2-sequence": (2, [*TP2, "--parallel.sequence_parallel=true", "--parallel.recompute=selective"]),
-    "tp4": (4, ["--parallel.tensor_parallel_size=4"]),  # more ranks than key/value groups
+    "tp2-sequence": (2, [*TP2, "--parallel.sequence_parallel=true", "--parallel.recompute=selective", *CHUNKS]),
+    "tp4": (4, ["--parallel.tensor_parallel_size=4", *NO_OVERLAP]),  # more ranks than key/value groups
     "pp2": (2, PP2),
     "pp2-interleaved": (2, [*PP2, "--parallel.virtual_pipeline_parallel_size=2", "--parallel.recompute=full"]),
     "dp2": (2, []),
     "tp2-pp2": (4, [*TP2, *PP2]),
+    "cp2": (2, CP2),
+    "cp2-tp2": (4, [*CP2, *TP2, "--parallel.sequence_parallel=true"]),
+    "cp2-pp2": (4, [*CP2, *PP2, "--parallel.recompute=full"]),
+    "one-whole": (1, WHOLE),
+    "cp2-whole": (2, [*CP2, *WHOLE]),
     "one-tied": (1, TIED),
-    "pp2-tied": (2, [*PP2, *TIED]),  # a copy of the matrix on each end of the pipeline
+    "pp2-tied": (2, [*PP2, *TIED, *CHUNKS]),  # a copy of the matrix on each end of the pipeline
 }
 
 pytestmark = pytest.mark.distributed
@@ -112,7 +121,8 @@ def assert_same_training(run: Path, reference: Path, tolerance: float) -> None:
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if not name.startswith("one")])
 def test_layout_trains_as_one_rank_does(layout: str, trained: Callable[[str], Path]) -> None:
-    reference = trained("one-tied" if layout.endswith("tied") else "one")
+    variant = layout.rpartition("-")[2]
+    reference = trained(f"one-{variant}" if f"one-{variant}" in LAYOUTS else "one")
     losses = [record["loss"] for record in records(reference)]
     assert losses[-1] < losses[0] - 0.3, "something is learnt at all"
     assert_same_training(trained(layout), reference, 1e-5)

@@ -2,74 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
 from megatron_bielik.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainingConfig
-from megatron_bielik.kernels.rms_norm import rms_norm
-from megatron_bielik.kernels.rope import apply_rope, rope_cos_sin
-from megatron_bielik.kernels.swiglu import swiglu
-from megatron_bielik.presets import PRESETS, ModelShape
+from megatron_bielik.kernels.dispatch import forced_kernels
+from megatron_bielik.presets import PRESETS
 from megatron_bielik.training.memory import layer_activations, layers_in_flight, stage_layers, stage_memory
 from megatron_bielik.training.parameter_table import parameter_table
 
 TOKENS = 64
 
 
-class Bytes:
-    """Sums the distinct storages that autograd keeps, parameters and the constant rotation left out."""
+class Kept:
+    """The distinct storages that autograd keeps, parameters left out."""
 
-    def __init__(self, leave_out: list[torch.Tensor]) -> None:
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in leave_out}
-        self._alive: list[torch.Tensor] = []  # an address must not be used again while we count
-        self.total = 0
+    def __init__(self, leave_out: Iterable[torch.Tensor]) -> None:
+        # By the storage itself: what is freed to be recomputed leaves its address to others.
+        self._known = {tensor.untyped_storage()._cdata for tensor in leave_out}
+        self._alive: list[torch.Tensor] = []
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._known:
-            self._known.add(storage.data_ptr())
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._known:
+            self._known.add(storage)
             self._alive.append(tensor)
-            self.total += storage.nbytes()
         return tensor
 
-
-def one_layer(
-    shape: ModelShape, x: torch.Tensor, weights: dict[str, torch.Tensor], cos: torch.Tensor, sin: torch.Tensor
-) -> torch.Tensor:
-    """The decoder layer of model/, one document: x [tokens, hidden] -> [tokens, hidden]."""
-    heads, groups, dim = shape.num_attention_heads, shape.num_query_groups, shape.head_dim
-    qkv = torch.nn.functional.linear(rms_norm(x, weights["norm1"], 1e-6), weights["qkv"]) + weights["qkv_bias"]
-    q, k, v = qkv.view(len(x), heads + 2 * groups, dim).split([heads, groups, groups], dim=1)
-    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-    q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in (q, k, v))
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    context = torch.cat([out.squeeze(0).transpose(0, 1)]).reshape(len(x), -1)
-    x = x + (torch.nn.functional.linear(context, weights["proj"]) + weights["proj_bias"])
-    gate_up = torch.nn.functional.linear(rms_norm(x, weights["norm2"], 1e-6), weights["fc1"])
-    return x + (torch.nn.functional.linear(swiglu(gate_up, weights["fc1_bias"]), weights["fc2"]) + weights["fc2_bias"])
+    def total(self) -> int:
+        """Bytes still held: what was freed to be recomputed counts nothing."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._alive)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_layer_against_autograd(precision: str, dtype: torch.dtype) -> None:
-    shape = PRESETS["tiny"]
-    h, f, q, qkv = shape.hidden_size, shape.ffn_hidden_size, shape.query_size, shape.query_size + 2 * shape.kv_size
-    sizes = {"norm1": (h,), "qkv": (qkv, h), "qkv_bias": (qkv,), "proj": (h, q), "proj_bias": (h,), "norm2": (h,),
-             "fc1": (2 * f, h), "fc1_bias": (2 * f,), "fc2": (h, f), "fc2_bias": (h,)}  # fmt: skip
-    weights = {name: torch.full(size, 0.01, dtype=dtype, requires_grad=True) for name, size in sizes.items()}
-    cos, sin = rope_cos_sin(torch.arange(TOKENS), shape.head_dim, shape.rope_theta, dtype)
-    x = torch.randn(TOKENS, h).to(dtype).requires_grad_()
-    kept = Bytes([*weights.values(), cos, sin])
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        one_layer(shape, x, weights, cos, sin)
-    config = Config(
+def bytes_kept(config: Config) -> int:
+    """Of the forward pass of the model with this package's kernels, as on a GPU, through Triton's interpreter."""
+    from megatron_bielik.model.gpt import build_model, document_parameters
+    from megatron_bielik.model.initialization import initialize
+
+    (model,) = build_model(config)
+    initialize([model], config)
+    positions = torch.arange(TOKENS)
+    documents = document_parameters(config, torch.tensor([0, TOKENS], dtype=torch.int32), positions)
+    ids = torch.ones(1, TOKENS, dtype=torch.int64)
+    kept = Kept(model.parameters())
+    with forced_kernels(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+        loss = model.train()(ids, positions[None], None, labels=ids, packed_seq_params=documents)
+    assert loss.requires_grad
+    return kept.total()
+
+
+@pytest.mark.usefixtures("single_process")
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_layer_against_autograd(
+    precision: Literal["bf16", "fp32"], groups: int, recompute: Literal["none", "selective"]
+) -> None:
+    """A layer more keeps what the plan says, and exactly that."""
+    one = Config(
+        model=ModelConfig(
+            preset="tiny", architecture="bielik", num_layers=1, hidden_size=64, ffn_hidden_size=96, head_dim=16,
+            num_attention_heads=4, num_query_groups=groups, vocab_size=100,
+        ),
+        parallel=ParallelConfig(recompute=recompute),
         data=DataConfig(sequence_length=TOKENS),
-        training=TrainingConfig(precision=precision),  # type: ignore[arg-type]
-    )
-    estimate = layer_activations(config).everything
-    # Not counted: two numbers per token and norm.
-    assert estimate == pytest.approx(kept.total, rel=0.01)
+        training=TrainingConfig(precision=precision),
+    )  # fmt: skip
+    two = replace(one, model=replace(one.model, num_layers=2))
+    assert layer_activations(one).kept(recompute) == bytes_kept(two) - bytes_kept(one)
 
 
 def simulated_layers_in_flight(pipeline: int, virtual: int, layers: int, micro_batches: int, stage: int) -> int:
@@ -130,4 +134,6 @@ def test_more_tensor_parallel_ranks_than_groups() -> None:
     config = Config(parallel=ParallelConfig(tensor_parallel_size=4), data=DataConfig(sequence_length=10))
     shape = PRESETS["tiny"]
     query, key = shape.query_size // 4, shape.head_dim
-    assert layer_activations(config).attention_inputs == 10 * 2 * (query + 2 * key + query + key)
+    whole_group = shape.query_size // shape.num_query_groups + 2 * key  # gathered, queries of other ranks among them
+    heads = shape.num_attention_heads // 4
+    assert layer_activations(config).attention == 10 * (2 * (whole_group + query) + 4 * heads)
