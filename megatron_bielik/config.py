@@ -32,6 +32,7 @@ class ModelConfig:
         attention: Kernel on a GPU: auto and flash take torch's variable-length flash attention, flash3 needs the package
             flash_attn_3, cudnn serves rows of equally long documents; torch, and every choice on a CPU, is plain torch.
         fp8: Linears of all layers but the first and the last in 8 bits, scaled per tensor or per row; weights stay bf16.
+        compile: torch.compile for what has no kernel here and gains by it, the rounding to fp8; on a GPU only.
     """
 
     preset: str = "tiny"
@@ -52,6 +53,7 @@ class ModelConfig:
     make_vocab_size_divisible_by: int = 128
     attention: Literal["auto", "flash", "flash3", "cudnn", "torch"] = "auto"
     fp8: Literal["none", "tensorwise", "rowwise"] = "none"
+    compile: bool = True
 
     def shape(self) -> ModelShape:
         """The preset's shape with this config's own values put in. Raises KeyError for an unknown preset."""

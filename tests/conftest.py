@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels run on CPU tensors, where a test forces them
+
 from megatron_bielik.data.shards import ShardWriter
 
 if TYPE_CHECKING:

@@ -110,10 +110,11 @@ def attention_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k and v. out and lse may come from more keys than these: the part of those keys is what comes out."""
     if _on_flash(q, backend):
-        unused = torch.zeros(2, dtype=torch.uint64, device=q.device)  # the state of a dropout that there is not
+        no_dropout = torch.zeros(2, dtype=torch.uint64, device=q.device)
+        unused = torch.empty(0, device=q.device)
         return _flash_backward(
             grad.contiguous(), q, k, v, out, lse, of.cu_queries, of.cu_keys, max(of.queries), max(of.keys), 0.0, of.causal,
-            unused, unused,
+            no_dropout, unused,
         )  # fmt: skip
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for rows, columns in of:

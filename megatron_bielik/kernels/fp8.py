@@ -9,6 +9,8 @@ sums over tokens suffer most; they stay a 16-bit product into the fp32 buffer.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,8 +38,17 @@ def quantize(x: torch.Tensor, dtype: torch.dtype, scaling: Scaling) -> tuple[tor
     return (x.float() / scale).clamp(-limit, limit).to(dtype), scale
 
 
+@functools.cache
+def _compiled_quantize() -> Callable[[torch.Tensor, torch.dtype, Scaling], tuple[torch.Tensor, torch.Tensor]]:
+    return torch.compile(quantize, dynamic=True)  # one program for the shapes of all linears
+
+
+def _round(x: torch.Tensor, dtype: torch.dtype, scaling: Scaling, compiled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    return (_compiled_quantize() if compiled and x.is_cuda else quantize)(x, dtype, scaling)
+
+
 def fp8_matmul(
-    a: torch.Tensor, b_transposed: torch.Tensor, scaling: Scaling, a_dtype: torch.dtype = E4M3
+    a: torch.Tensor, b_transposed: torch.Tensor, scaling: Scaling, a_dtype: torch.dtype = E4M3, compiled: bool = True
 ) -> torch.Tensor:
     """a b with both operands rounded to fp8.
 
@@ -46,24 +57,26 @@ def fp8_matmul(
         b_transposed: [n, k], n a multiple of 16: cuBLASLt wants the second operand column by column.
         scaling: See quantize.
         a_dtype: E4M3, or E5M2 for gradients.
+        compiled: Round with torch.compile, on a GPU.
 
     Returns:
         [m, n] in a's dtype, summed in fp32.
     """
-    a8, a_scale = quantize(a, a_dtype, scaling)
-    b8, b_scale = quantize(b_transposed, E4M3, scaling)
+    a8, a_scale = _round(a, a_dtype, scaling, compiled)
+    b8, b_scale = _round(b_transposed, E4M3, scaling, compiled)
     if scaling == "rowwise":
         b_scale = b_scale.t()
-    out_dtype = a.dtype if a.dtype is not torch.float64 else torch.float32
-    return torch._scaled_mm(a8, b8.t(), scale_a=a_scale, scale_b=b_scale, out_dtype=out_dtype)
+    return torch._scaled_mm(a8, b8.t(), scale_a=a_scale, scale_b=b_scale, out_dtype=a.dtype)
 
 
-def fp8_linear_forward(x: torch.Tensor, weight: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def fp8_linear_forward(x: torch.Tensor, weight: torch.Tensor, scaling: Scaling, compiled: bool = True) -> torch.Tensor:
     """x weight^T: x [tokens, in], weight [out, in] -> [tokens, out]."""
-    return fp8_matmul(x, weight, scaling)
+    return fp8_matmul(x, weight, scaling, compiled=compiled)
 
 
-def fp8_linear_input_gradient(grad_output: torch.Tensor, weight: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+def fp8_linear_input_gradient(
+    grad_output: torch.Tensor, weight: torch.Tensor, scaling: Scaling, compiled: bool = True
+) -> torch.Tensor:
     """grad_output weight: [tokens, out], [out, in] -> [tokens, in]."""
     kind = E5M2 if scaling == "tensorwise" else E4M3
-    return fp8_matmul(grad_output, weight.t().contiguous(), scaling, kind)
+    return fp8_matmul(grad_output, weight.t().contiguous(), scaling, kind, compiled)

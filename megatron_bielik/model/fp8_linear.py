@@ -22,28 +22,29 @@ class _Fp8Linear(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         scaling: Scaling,
+        compiled: bool,
         allreduce_dgrad: bool,
         sequence_parallel: bool,
         group: dist.ProcessGroup | None,
     ) -> torch.Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.main_grad = getattr(weight, "main_grad", None)
-        ctx.options = scaling, bias is not None, allreduce_dgrad, sequence_parallel, group
+        ctx.options = scaling, compiled, bias is not None, allreduce_dgrad, sequence_parallel, group
         total = _gather(x, group)[0] if sequence_parallel else x
-        out = fp8_linear_forward(total.flatten(0, 1), weight, scaling).unflatten(0, total.shape[:2])
+        out = fp8_linear_forward(total.flatten(0, 1), weight, scaling, compiled).unflatten(0, total.shape[:2])
         return out if bias is None else out + bias
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        scaling, has_bias, allreduce_dgrad, sequence_parallel, group = ctx.options
+        scaling, compiled, has_bias, allreduce_dgrad, sequence_parallel, group = ctx.options
         needs_weight = ctx.needs_input_grad[1]
         gathering = None
         total = x
         if sequence_parallel and needs_weight:
             total, gathering = _gather(x, group, wait=False)
         flat = grad_output.flatten(0, 1)
-        grad_x = fp8_linear_input_gradient(flat, weight, scaling).unflatten(0, grad_output.shape[:2])
+        grad_x = fp8_linear_input_gradient(flat, weight, scaling, compiled).unflatten(0, grad_output.shape[:2])
         if gathering is not None:
             gathering.wait()
         # Both reductions run while the weight gradient is computed.
@@ -57,7 +58,7 @@ class _Fp8Linear(torch.autograd.Function):
         grad_bias = flat.sum(0) if has_bias else None
         if reducing is not None:
             reducing.wait()
-        return reduced, grad_weight, grad_bias, None, None, None, None
+        return reduced, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _weight_gradient(
@@ -81,9 +82,9 @@ def _gather(x: torch.Tensor, group: dist.ProcessGroup, wait: bool = True) -> tup
 class _Fp8:
     """Puts the fp8 product into a megatron-core linear, by the door it has for that."""
 
-    def __init__(self, *arguments: Any, scaling: Scaling, **options: Any) -> None:
+    def __init__(self, *arguments: Any, scaling: Scaling, compiled: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._scaling = scaling
+        self._how = scaling, compiled
 
     def _forward_impl(
         self,
@@ -95,7 +96,7 @@ class _Fp8:
         tp_group: dist.ProcessGroup | None,
         **unused: Any,
     ) -> torch.Tensor:
-        return _Fp8Linear.apply(input, weight, bias, self._scaling, allreduce_dgrad, sequence_parallel, tp_group)
+        return _Fp8Linear.apply(input, weight, bias, *self._how, allreduce_dgrad, sequence_parallel, tp_group)
 
 
 class Fp8ColumnParallelLinear(_Fp8, ColumnParallelLinear):

@@ -33,7 +33,7 @@ class BielikModel(GPTModel):
         super().__init__(
             config=transformer,
             transformer_layer_spec=(
-                local_block(transformer, vp_stage, config.model.attention, config.model.fp8)
+                local_block(transformer, vp_stage, config.model.attention, config.model.fp8, config.model.compile)
                 if local
                 else transformer_engine_layer()
             ),

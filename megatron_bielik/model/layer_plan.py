@@ -120,11 +120,13 @@ class BielikSpecProvider(LocalSpecProvider):
     Args:
         attention: Kernel of the core attention.
         fp8: Scaling of 8-bit linears, or none for 16 and 32 bits.
+        compiled: Their rounding goes through torch.compile on a GPU.
     """
 
-    def __init__(self, attention: Backend = "auto", fp8: str = "none") -> None:
+    def __init__(self, attention: Backend = "auto", fp8: str = "none", compiled: bool = True) -> None:
         super().__init__()
         self._attention, self._fp8 = attention, fp8
+        self._eight_bits = {"scaling": fp8, "compiled": compiled}
 
     def layer_norm(self, rms_norm: bool = True, for_qk: bool = False) -> type:
         """The norm."""
@@ -138,13 +140,13 @@ class BielikSpecProvider(LocalSpecProvider):
         """A linear split by outputs."""
         if self._fp8 == "none":
             return super().column_parallel_linear()
-        return ModuleSpec(module=Fp8ColumnParallelLinear, params={"scaling": self._fp8})
+        return ModuleSpec(module=Fp8ColumnParallelLinear, params=self._eight_bits)
 
     def row_parallel_linear(self) -> type | ModuleSpec:
         """A linear split by inputs."""
         if self._fp8 == "none":
             return super().row_parallel_linear()
-        return ModuleSpec(module=Fp8RowParallelLinear, params={"scaling": self._fp8})
+        return ModuleSpec(module=Fp8RowParallelLinear, params=self._eight_bits)
 
 
 def local_layer(provider: BielikSpecProvider) -> ModuleSpec:
@@ -174,10 +176,10 @@ def local_layer(provider: BielikSpecProvider) -> ModuleSpec:
 
 
 def local_block(
-    config: TransformerConfig, vp_stage: int | None, attention: Backend, fp8: str
+    config: TransformerConfig, vp_stage: int | None, attention: Backend, fp8: str, compiled: bool
 ) -> TransformerBlockSubmodules:
     """The layers and the final norm of one pipeline chunk; the model's first and last layer stay out of fp8."""
-    plain, eight = (local_layer(BielikSpecProvider(attention, scaling)) for scaling in ("none", fp8))
+    plain, eight = (local_layer(BielikSpecProvider(attention, scaling, compiled)) for scaling in ("none", fp8))
     first = get_transformer_layer_offset(config, vp_stage)
     numbers = range(first, first + get_num_layers_to_build(config, vp_stage))
     layers = [plain if number in (0, config.num_layers - 1) else eight for number in numbers]
