@@ -214,7 +214,7 @@ def _check_layout(config: Config, world_size: int) -> tuple[int, int]:
         name = "training.micro_batch_size * data.sequence_length"
         _must_divide(name, tokens, "2 * parallel.context_parallel_size", 2 * context)
     if parallel.sequence_parallel:
-        name = "training.micro_batch_size * data.sequence_length / parallel.context_parallel_size"
+        name = "training.micro_batch_size * data.sequence_length" + (f" / {context}" if context > 1 else "")
         _must_divide(name, tokens // context, "parallel.tensor_parallel_size", tensor)
     if parallel.virtual_pipeline_parallel_size is not None and (virtual < 2 or pipeline < 2):
         raise SettingsError(

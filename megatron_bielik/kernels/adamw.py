@@ -3,7 +3,8 @@
     p <- p (1 - lr wd);  m <- m + (1 - b1) (g - m);  v <- b2 v + (1 - b2) g^2
     p <- p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)       (Loshchilov and Hutter, 2019; torch.optim.AdamW)
 
-g is the gradient times a scale that stays on the device (clipping needs no pass of its own). 30 bytes per parameter with
+g is the gradient times a scale that stays on the device: clipping needs no pass of its own, and a scale of NaN leaves everything
+as it is, so that the host need not wait to know whether a step is to be made. 30 bytes per parameter with
 16-bit model weights: reads g, m, v, p; writes m, v, p and the weight. Tensors are found through a table of addresses, so
 that any number of them is one launch, and one more for their ends.
 """
@@ -43,27 +44,29 @@ def _adamw(
     chunk: tl.constexpr,
 ) -> None:
     """Program i updates chunk programs[i] = (tensor, start). table: [tensors, 6], addresses of g, m, v, p, w, and the size."""
-    program = tl.program_id(0)
-    entry = table_ptr + tl.load(programs_ptr + 2 * program) * 6
-    place = tl.multiple_of(tl.load(programs_ptr + 2 * program + 1), 16) + tl.arange(0, chunk)
-    inside = None if whole else place < tl.load(entry + 5)
-    m_ptr = _pointer(entry + 1, tl.float32, whole) + place
-    v_ptr = _pointer(entry + 2, tl.float32, whole) + place
-    p_ptr = _pointer(entry + 3, tl.float32, whole) + place
-    g = tl.load(_pointer(entry, tl.float32, whole) + place, mask=inside)
-    m = tl.load(m_ptr, mask=inside)
-    v = tl.load(v_ptr, mask=inside)
-    p = tl.load(p_ptr, mask=inside)
-    g *= tl.load(scale_ptr)
-    m += (g - m) * tl.load(numbers_ptr + 1)
-    v = v * tl.load(numbers_ptr + 2) + g * g * tl.load(numbers_ptr + 3)
-    denominator = tl.sqrt_rn(v) / tl.load(numbers_ptr + 5) + tl.load(numbers_ptr + 6)
-    p = p * tl.load(numbers_ptr) - tl.load(numbers_ptr + 4) * m / denominator
-    tl.store(m_ptr, m, mask=inside)
-    tl.store(v_ptr, v, mask=inside)
-    tl.store(p_ptr, p, mask=inside)
-    if model_dtype is not None:
-        tl.store(_pointer(entry + 4, model_dtype, whole) + place, p.to(model_dtype), mask=inside)
+    scale = tl.load(scale_ptr)
+    if scale == scale:
+        program = tl.program_id(0)
+        entry = table_ptr + tl.load(programs_ptr + 2 * program) * 6
+        place = tl.multiple_of(tl.load(programs_ptr + 2 * program + 1), 16) + tl.arange(0, chunk)
+        inside = None if whole else place < tl.load(entry + 5)
+        m_ptr = _pointer(entry + 1, tl.float32, whole) + place
+        v_ptr = _pointer(entry + 2, tl.float32, whole) + place
+        p_ptr = _pointer(entry + 3, tl.float32, whole) + place
+        g = tl.load(_pointer(entry, tl.float32, whole) + place, mask=inside)
+        m = tl.load(m_ptr, mask=inside)
+        v = tl.load(v_ptr, mask=inside)
+        p = tl.load(p_ptr, mask=inside)
+        g *= scale
+        m += (g - m) * tl.load(numbers_ptr + 1)
+        v = v * tl.load(numbers_ptr + 2) + g * g * tl.load(numbers_ptr + 3)
+        denominator = tl.sqrt_rn(v) / tl.load(numbers_ptr + 5) + tl.load(numbers_ptr + 6)
+        p = p * tl.load(numbers_ptr) - tl.load(numbers_ptr + 4) * m / denominator
+        tl.store(m_ptr, m, mask=inside)
+        tl.store(v_ptr, v, mask=inside)
+        tl.store(p_ptr, p, mask=inside)
+        if model_dtype is not None:
+            tl.store(_pointer(entry + 4, model_dtype, whole) + place, p.to(model_dtype), mask=inside)
 
 
 @triton.jit
@@ -168,7 +171,7 @@ class MultiTensorAdamW:
         Args:
             lr, beta1, beta2, eps, weight_decay: AdamW's.
             step: Number of this step, from 1.
-            grad_scale: fp32 scalar on the device; multiplies the gradients.
+            grad_scale: fp32 scalar on the device; multiplies the gradients. NaN: nothing is changed.
         """
         grads, exp_avgs, exp_avg_sqs, params, model_params = self._lists
         if not params:
@@ -182,6 +185,8 @@ class MultiTensorAdamW:
                 _adamw[(len(programs),)](
                     self._table.entries, programs, numbers, grad_scale, dtype, whole, CHUNK, num_warps=8
                 )
+            return
+        if grad_scale.isnan():
             return
         scaled = torch._foreach_mul(grads, grad_scale)
         torch._foreach_mul_(params, 1 - lr * weight_decay)

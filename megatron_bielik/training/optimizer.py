@@ -6,6 +6,7 @@ megatron-core splits and gathers; the arithmetic of the step is one pass over al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,10 +35,15 @@ def wrap_for_training(chunks: Sequence[BielikModel], parallel: ParallelConfig) -
     ]
     for chunk in wrapped:
         chunk.broadcast_params()
-        chunk.config.finalize_model_grads_func = finalize_model_grads
+        chunk.config.finalize_model_grads_func = _sum_gradients
         # Gradients are summed over ranks with a step's last micro-batch only.
         chunk.config.no_sync_func = [each.no_sync for each in wrapped] if len(wrapped) > 1 else chunk.no_sync
     return wrapped
+
+
+def _sum_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor, **options: Any) -> None:
+    """megatron-core's sums over ranks, without its division by the number of tokens: the update makes that."""
+    finalize_model_grads(model, None, **options)
 
 
 def gather_weights(wrapped: Sequence[DistributedDataParallel]) -> None:
@@ -90,7 +96,7 @@ def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
 
 @torch.no_grad()
 def global_gradient_norm(optimizer: MegatronOptimizer) -> torch.Tensor:
-    """L2 norm of all gradients of the model, shared and replicated parameters counted once; fp32 scalar on the device.
+    """L2 norm of all gradient sums of the model, shared and replicated parameters counted once; fp32 scalar on the device.
 
     One reduction over the world and no wait for the device. Call after optimizer.prepare_grads().
     """
@@ -101,9 +107,9 @@ def global_gradient_norm(optimizer: MegatronOptimizer) -> torch.Tensor:
 
 
 class Update:
-    """One AdamW step over this rank's shards: gradients clipped, moments, fp32 master and 16-bit weights in one pass.
+    """One AdamW step over this rank's shards: gradients divided and clipped, moments, fp32 master and 16-bit weights in one pass.
 
-    Takes the place of megatron-core's clip_grad_norm and step_with_ready_grads.
+    Takes the place of megatron-core's scaling by tokens, clip_grad_norm and step_with_ready_grads.
     """
 
     def __init__(self, optimizer: MegatronOptimizer, wrapped: Sequence[DistributedDataParallel]) -> None:
@@ -112,10 +118,9 @@ class Update:
         self._tables: dict[int, MultiTensorAdamW] = {}
 
     @torch.no_grad()
-    def __call__(self, norm: torch.Tensor, limit: float) -> None:
-        """Scale all gradients by limit / norm where the norm is larger (limit 0: never), and step."""
+    def __call__(self, scale: torch.Tensor) -> None:
+        """Step with the gradients times `scale`, an fp32 scalar on the device; NaN changes nothing. The host does not wait."""
         part = self._part
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0) if limit > 0 else torch.ones_like(norm)
         model_shards = {
             id(master): shard
             for masters, shards in zip(part.shard_fp32_from_float16_groups, part.shard_float16_groups, strict=True)
@@ -136,11 +141,16 @@ class Update:
             table = self._tables.get(number)
             if table is None or not table.matches(*tensors):
                 table = self._tables[number] = MultiTensorAdamW(*tensors)
-            step = int(states[0]["step"]) + 1
-            for state in states:
-                state["step"].fill_(step)
+            step = int(states[0]["step"]) + 1  # counted by made() once it is known that the step was made
             beta1, beta2 = group["betas"]
             table.step(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], step, scale)
         for chunk in self._wrapped:
             if not chunk.ddp_config.overlap_param_gather:
                 chunk.start_param_sync()
+
+    def made(self) -> None:
+        """Count the step: it has changed the weights."""
+        for group in self._part.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._part.optimizer.state[parameter]["step"] += 1

@@ -61,19 +61,29 @@ def train_step(
     optimizer.zero_grad()
     sums = _forward_backward(wrapped, batches, config, runtime, forward_only=False)
     optimizer.prepare_grads()
-    norm = global_gradient_norm(optimizer)
-    # One reduction and one wait for the device per step: loss, tokens, stop requests and the norm together.
     stops = torch.zeros(8, dtype=torch.float64, device=runtime.device)
     stops[stop_request] = 1
     reduced = torch.cat((sums, stops))
     dist.all_reduce(reduced)
-    loss_sum, tokens, *wanted, grad_norm = torch.cat((reduced, norm.double()[None])).tolist()
-    loss = loss_sum / max(tokens, 1)
-    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    loss, tokens = reduced[0] / reduced[1].clamp(min=1), reduced[1].clamp(min=1)
+    norm = global_gradient_norm(optimizer) / tokens
+    update(_gradient_scale(loss, norm, tokens, config.optimizer.clip_grad))
+    # The one wait for the device in a step, behind everything that it has to do.
+    mean_loss, grad_norm, counted, *wanted = torch.cat((torch.stack((loss, norm)), reduced[1:])).tolist()
+    finite = math.isfinite(mean_loss) and math.isfinite(grad_norm)
     if finite:
-        update(norm, config.optimizer.clip_grad)
+        update.made()
     stop = max((code for code, count in enumerate(wanted) if count), default=0)
-    return StepResult(loss, grad_norm, int(tokens) if math.isfinite(tokens) else 0, finite, stop)
+    return StepResult(mean_loss, grad_norm, int(counted) if math.isfinite(counted) else 0, finite, stop)
+
+
+def _gradient_scale(loss: torch.Tensor, norm: torch.Tensor, tokens: torch.Tensor, limit: float) -> torch.Tensor:
+    """What gradient sums are multiplied by, fp32 on the device: one over the tokens, times limit / norm where the norm is larger
+    (limit 0: never); NaN where loss or norm is not finite."""
+    scale = 1 / tokens
+    if limit > 0:
+        scale = scale * (limit / (norm + 1e-6)).clamp(max=1.0)
+    return torch.where(loss.isfinite() & norm.isfinite(), scale, torch.nan).float()
 
 
 @torch.no_grad()

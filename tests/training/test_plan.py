@@ -47,12 +47,14 @@ def test_one_gpu_by_hand() -> None:
     assert stage.weights == 2 * n
     assert stage.gradients == 4 * n
     assert stage.optimizer == 12 * n // 8
-    layer = tokens * (2 * h * 8 + 2 * (q + 2 * kv + q + kv) + 2 * q + 2 * q + 4 * 12 + 2 * 4 * f)
-    assert stage.activations["none"] == 32 * layer + tokens * h * 8
-    assert stage.activations["selective"] == 32 * (layer - tokens * (2 * q + 4 * 12)) + tokens * h * 8
-    assert stage.activations["full"] == 32 * tokens * 2 * h + tokens * h * 8
-    assert stage.logits == tokens * 32_000 * (2 + 4)
-    assert plan.needed() == stage.static + stage.activations["none"] + stage.logits + RESERVED_BYTES
+    layer = tokens * (2 * (2 * h + 4) + 2 * 2 * h + 2 * (q + 2 * kv) + 2 * q + 2 * q + 4 * 12 + 2 * 2 * f + 2 * f)
+    final_norm, cheap = tokens * 2 * 2 * h, tokens * (2 * 2 * h + 2 * f)
+    assert stage.activations["none"] == 32 * layer + final_norm
+    assert stage.activations["selective"] == 32 * (layer - cheap) + final_norm
+    assert stage.activations["full"] == 32 * tokens * 2 * h + final_norm
+    assert stage.logits == tokens * 32_000 * 2
+    working = tokens * 3 * 2 * f + 2 * 32_000 * h
+    assert plan.needed() == stage.static + stage.activations["none"] + working + RESERVED_BYTES
     assert plan.fits()
 
 
