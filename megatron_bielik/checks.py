@@ -223,7 +223,9 @@ def _check_layout(config: Config, world_size: int) -> tuple[int, int]:
         )
     _must_divide("model.num_layers", shape.num_layers, "pipeline_parallel_size * virtual size", pipeline * virtual)
     sharing = parallel.model_parallel_size
-    _must_divide("world_size", world_size, "tensor * pipeline * context parallel size", sharing)
+    _must_divide(
+        "world_size", world_size, "tensor_parallel_size * pipeline_parallel_size * context_parallel_size", sharing
+    )
     data_parallel = world_size // sharing
     batch, per_round = training.global_batch_size, training.micro_batch_size * data_parallel
     _must_divide("training.global_batch_size", batch, "micro_batch_size * data-parallel size", per_round)

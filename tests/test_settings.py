@@ -120,7 +120,7 @@ CONTRADICTIONS: list[tuple[list[str], int, list[str]]] = [
         ["virtual_pipeline_parallel_size is 1", "at least 2"],
     ),
     (["parallel.pipeline_parallel_size=3"], 3, ["model.num_layers is 4", "= 3", "3 divides 3 and 6"]),
-    (["parallel.tensor_parallel_size=2"], 3, ["world_size is 3", "tensor_parallel_size * pipeline_parallel_size = 2"]),
+    (["parallel.tensor_parallel_size=2"], 3, ["world_size is 3", "pipeline_parallel_size * context_parallel_size = 2"]),
     (
         ["training.global_batch_size=10", "training.micro_batch_size=4"],
         1,

@@ -70,5 +70,5 @@ def accumulate_embedding_gradient(buffer: torch.Tensor, grad: torch.Tensor, ids:
     starts[1:] &= found[1:] != found[:-1]
     ends = torch.where(starts, torch.searchsorted(found, found, right=True), 0).to(torch.int32)
     _accumulate[(tokens * triton.cdiv(hidden, COLUMNS),)](
-        buffer, grad, found, order, ends, buffer.stride(0), grad.stride(0), hidden, ROWS, COLUMNS, num_warps=4
+        buffer, grad, found, order, ends, buffer.stride(0), grad.stride(0), hidden, ROWS, COLUMNS, num_warps=2
     )  # fmt: skip

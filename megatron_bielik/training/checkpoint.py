@@ -6,16 +6,10 @@ megatron-core's distributed format. Folders appear under their name, and `latest
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +17,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedObject, ShardedTensor, ShardedTensorFactory
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.optimizer import MegatronOptimizer, param_group_identifier_keys
 from torch.distributed.checkpoint.api import CheckpointException
@@ -32,6 +25,7 @@ from megatron_bielik import checkpoint_files as files
 from megatron_bielik.checkpoint_files import CheckpointError
 from megatron_bielik.model.gpt import BielikModel
 from megatron_bielik.presets import ModelShape
+from megatron_bielik.training.results_queue import start_results_queue
 
 _SHARDING = {
     # A key per layer, so that tools can read one layer at a time.
@@ -42,29 +36,6 @@ _SHARDING = {
     "distrib_optim_fully_reshardable_mem_efficient": True,
     "chained_optim_avoid_prefix": True,
 }
-
-
-def _live_as_long_as_the_rank() -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(0)
-
-
-def _start_results_queue() -> None:
-    """Give megatron-core's writers their queue, in a process that outlives the signals which ask for a last checkpoint.
-
-    Launchers signal the whole process group; megatron-core's own queue process would die of it before the save.
-    """
-    if filesystem_async._results_queue is None:
-        manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
-        manager.start(_live_as_long_as_the_rank)
-        filesystem_async._results_queue = manager.Queue()
 
 
 class CheckpointStore:
@@ -80,7 +51,7 @@ class CheckpointStore:
         self._root, self._keep_last, self._keep_every = root, keep_last, keep_every
         self._asynchronous = asynchronous
         self._queue = AsyncCallsQueue(persistent=False)
-        _start_results_queue()
+        start_results_queue()
 
     def save(
         self,

@@ -223,9 +223,9 @@ def test_run_goes_on_with_another_mixture(tmp_path: Path, single_process: Runtim
         patch.setattr(
             trainer_module,
             "train_step",
-            lambda wrapped, optimizer, batches, *rest: (
+            lambda wrapped, optimizer, update, batches, *rest: (
                 seen.extend(source for batch in batches for source in batch.sources),
-                trained(wrapped, optimizer, batches, *rest),
+                trained(wrapped, optimizer, update, batches, *rest),
             )[1],
         )
         one, two, three = map(str, paths)

@@ -129,19 +129,19 @@ def test_patterns_are_those_of_all_ranks(
 def test_tied_copy_of_the_last_stage_follows_the_embedding(
     tmp_path: Path, single_process: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last pipeline stage holds a copy of a tied embedding as output_layer.weight. Both are trained or neither."""
+    """The copy of a tied embedding on the last pipeline stage goes by the embedding's name. Both are trained or neither."""
     from megatron.core import parallel_state
 
     monkeypatch.setattr(parallel_state, "is_pipeline_first_stage", lambda **_: False)
     config = small_config(tmp_path, model__tie_embeddings=True)
     (stage,) = build_model(config)
     names = dict(stage.global_names())
-    assert "output_layer.weight" in names
-    assert "embedding.word_embeddings.weight" not in names
+    assert "output_layer.weight" not in names
+    assert names["embedding.word_embeddings.weight"] is stage.output_layer.weight
     apply_patterns([stage], ["^embedding"])
-    assert trained_names([stage]) == {"output_layer.weight"}
+    assert trained_names([stage]) == {"embedding.word_embeddings.weight"}
     apply_patterns([stage], [r"layers\.0"])
-    assert "output_layer.weight" not in trained_names([stage])
+    assert "embedding.word_embeddings.weight" not in trained_names([stage])
     with pytest.raises(ValueError, match="'output_layer' matches no parameter"):
         apply_patterns([stage], ["output_layer"])
 
