@@ -15,7 +15,9 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels run on CPU tensors, where a test forces them
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # before Triton is imported: kernels run on CPU tensors, where a test forces them
+    )
 
 from megatron_bielik.data.shards import ShardWriter
 

@@ -27,6 +27,9 @@ from rich.table import Table
 
 from megatron_bielik.presets import PRESETS, ModelShape
 
+# transformers asks for a package named kernels, which the file beside this one is not.
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+
 EXAMPLES = """examples:
   python tools/bench/train_step.py                         # everything, under 8 minutes on one H100
   python tools/bench/train_step.py --model bielik-1.5b-v3 --sequence-length 4096 --contender ours --fp8 rowwise
