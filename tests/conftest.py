@@ -15,9 +15,8 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # before Triton is imported: kernels run on CPU tensors, where a test forces them
-    )
+    # Before Triton is imported: kernels run on CPU tensors, where a test forces them.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from megatron_bielik.data.shards import ShardWriter
 

@@ -27,7 +27,9 @@ def inputs(
     return q, kv[:, :, 0], kv[:, :, 1]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)]
+)
 @pytest.mark.parametrize("lengths", [(1,), (7, 1, 24), (64,), (5, 130)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
 def test_against_the_definition(
