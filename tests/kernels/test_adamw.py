@@ -63,6 +63,8 @@ def test_five_steps_as_torch_makes_them(
         leaves = [param.to(dtype, copy=True).requires_grad_() for param in params]
         theirs[dtype] = torch.optim.AdamW(leaves, LR, (BETA1, BETA2), EPS, DECAY, foreach=False)
     ours = MultiTensorAdamW(params, grads, exp_avgs, exp_avg_sqs, model_params)
+    # Among millions some means of gradients all but cancel: torch's own fp32 is as far from float64 there.
+    smallest = 0.5 if sizes is MATRIX else 0.1
     for step in range(1, 6):
         scale = torch.tensor(1 / step, device=device)
         for number, grad in enumerate(grads):
@@ -80,7 +82,9 @@ def test_five_steps_as_torch_makes_them(
                 state = optimizer.state[leaf]
                 wanted = (leaf.detach(), state["exp_avg"], state["exp_avg_sq"])
                 for value, needed in zip((params, exp_avgs, exp_avg_sqs), wanted, strict=True):
-                    torch.testing.assert_close(value[number].to(dtype), needed, atol=tolerance / 10, rtol=tolerance)
+                    torch.testing.assert_close(
+                        value[number].to(dtype), needed, atol=tolerance * smallest, rtol=tolerance
+                    )
         for param, weight in zip(params, model_params, strict=True):
             if model == "bf16":
                 assert weight is not None
