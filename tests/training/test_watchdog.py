@@ -16,7 +16,7 @@ from megatron_bielik.training import watchdog
 from megatron_bielik.training.watchdog import Beat, Watchdog, find_stuck_rank
 from tests.training.test_resume import Job, command, steps_done
 
-TIMEOUT = 8.0
+TIMEOUT = 15.0  # start-up on a loaded machine goes without a sign of life for longer than 8
 
 
 def beat(idle: float, moves: int, doing: str = "in step 5", age: float = 0.0) -> Beat:
@@ -211,7 +211,7 @@ def test_stopped_rank_ends_the_job(ranks: Ranks) -> None:
     ranks.rank(1).suspend()
     assert TIMEOUT * 0.8 < ranks.end() < TIMEOUT + 30
     output = ranks.job.output()
-    assert "rank 1 gave no sign of life for 8 s, last seen " in output, output[-3000:]
+    assert f"rank 1 gave no sign of life for {TIMEOUT:g} s, last seen " in output, output[-3000:]
     assert "rank 0 gave" not in output
 
 
