@@ -35,7 +35,8 @@ def accumulate_weight_gradient(main_grad: torch.Tensor, x: torch.Tensor, grad_ou
 def mark_accumulated(weight: torch.Tensor) -> torch.Tensor:
     """Tell megatron-core's hooks that main_grad has this gradient. Returns what autograd needs in its place: any values."""
     weight.grad_added_to_main_grad = True
-    return torch.empty_like(weight)
+    # megatron-core's hook adds what autograd sees where a weight is marked so: it must then be zero.
+    return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)
 
 
 def install_weight_gradient_module() -> None:

@@ -48,7 +48,7 @@ class PackedSelfAttention(SelfAttention):
         assert packed_seq_params is not None, "the batch carries its documents"
         documents = packed_seq_params
         mixed, _ = self.get_query_key_value_tensors(hidden_states, split_qkv=False)
-        mixed = mixed[:, 0].unflatten(-1, (-1, self.hidden_size_per_attention_head))
+        mixed = mixed.squeeze(1).unflatten(-1, (-1, self.hidden_size_per_attention_head))
         query, key, value = rotate_qkv(mixed, documents.cos, documents.sin)
         context = self.core_attention(self._own_heads(query), key, value, documents)
         return self.linear_proj(context.reshape(context.size(0), 1, -1))

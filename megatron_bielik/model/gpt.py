@@ -84,7 +84,7 @@ class BielikModel(GPTModel):
             logits, _ = self.output_layer(hidden_states, weight=weight)
             first_row = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
             loss = vocab_parallel_cross_entropy(
-                logits[:, 0], labels[0], first_row, self.real_vocab_size, group, mask, self.z_loss
+                logits.squeeze(1), labels[0], first_row, self.real_vocab_size, group, mask, self.z_loss
             )
             return loss[None]
         loss = self.output_layer(

@@ -57,6 +57,6 @@ class OutputLayer(ColumnParallelLinear):
         else:
             hidden = copy_to_tensor_model_parallel_region(input_, group=self.tp_group)
         return linear_cross_entropy(
-            hidden[:, 0], weight, chunk.labels, self.tp_group.rank() * weight.size(0), chunk.vocab_size, self.tp_group,
+            hidden.squeeze(1), weight, chunk.labels, self.tp_group.rank() * weight.size(0), chunk.vocab_size, self.tp_group,
             chunk.loss_mask, chunk.z_loss, chunk=chunk.tokens, main_grad=getattr(weight, "main_grad", None),
         )  # fmt: skip

@@ -19,12 +19,15 @@ def free_until_backward(output: torch.Tensor, consumed: torch.Tensor, refill: Ca
         return
     storage = output.untyped_storage()
     size = storage.size()
+    # A hook lives as long as the graph, that is, the loss: it must not keep what backward has done with.
+    held = [(output, refill)]
 
     def fill_again(grad: torch.Tensor) -> None:
-        storage.resize_(size)
+        kept, fill = held.pop()
+        kept.untyped_storage().resize_(size)
         # The consumer's saved tensor keeps its version: the values are the ones that it saw.
-        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(output):
-            refill(output)
+        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(kept):
+            fill(kept)
 
     consumed.register_hook(fill_again)
     storage.resize_(0)
