@@ -296,11 +296,12 @@ def test_split_over_ranks(ranks: int, columns: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.distributed
+@pytest.mark.timeout(600)  # the full case takes minutes
 @pytest.mark.parametrize("tokens", [[7], pytest.param([1, 1000], marks=pytest.mark.full)])
 def test_two_processes(run: Callable[..., Any], tokens: list[int]) -> None:
     """Both implementations with torch.distributed itself: see the end of this file."""
     pytest.importorskip("triton")
-    run([__file__, *map(str, tokens)], processes=2, timeout=280)
+    run([__file__, *map(str, tokens)], processes=2, timeout=580)
 
 
 def on_two_ranks(tokens: int) -> None:
@@ -311,7 +312,8 @@ def on_two_ranks(tokens: int) -> None:
     if DEVICE == "cpu" and tokens == 1000:
         cross_entropy.FORWARD_BLOCK = cross_entropy.BACKWARD_BLOCK = WIDE_BLOCK
     kernels = (False, True) if not nccl else (True,)
-    for kernel, vocab_size, (dtype, tolerance) in product(kernels, (*VOCABULARIES, 15_000), DTYPES):
+    vocabularies = VOCABULARIES if tokens == 1000 else (*VOCABULARIES, 15_000)
+    for kernel, vocab_size, (dtype, tolerance) in product(kernels, vocabularies, DTYPES):
         logits, labels, grad = case(tokens, 2 * half, vocab_size, dtype, kernel_device if kernel else "cpu")
         mask = torch.arange(tokens, device=logits.device) % 3 != 1
         mine = slice(rank * half, (rank + 1) * half)
