@@ -1,7 +1,7 @@
 """Compiles every Triton kernel that a piece of code launches for sm_90, without a GPU, and reads the result.
 
 A test module holds a function `launches` that yields (case, call) pairs; each call runs a public operation on CPU tensors.
-compile_launches(__file__) runs this file as a program, since Triton decides at import whether it interprets or compiles;
+The fixture `compiled` runs this file as a program, since Triton decides at import whether it interprets or compiles;
 there launches are compiled instead of run, with the very arguments, block sizes and warps of production.
 """
 

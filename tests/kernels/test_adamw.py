@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from megatron_bielik.kernels import adamw as module
 from megatron_bielik.kernels.adamw import MultiTensorAdamW, gradient_square_sum
-from megatron_bielik.kernels.dispatch import forced_kernels, use_kernels
+from megatron_bielik.kernels.dispatch import use_kernels
+
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = [1, 7, 1000, 4097, 0, 2048, 6150]
 MATRIX = [1, 7, 1000, 4097, 1536 * 2056]
 LR, BETA1, BETA2, EPS, DECAY = 3e-3, 0.9, 0.95, 1e-8, 0.1
-
-
-@pytest.fixture(params=["reference", "kernel"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the tensors must be for an implementation, which is then in force."""
-    if request.param == "kernel":
-        pytest.importorskip("triton")
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield DEVICE if request.param == "kernel" else "cpu"
 
 
 def tensors(sizes: list[int], device: str, offset: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -174,21 +166,17 @@ def launches() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "ends of sums", lambda: gradient_square_sum(tensors([1536], "cpu", 0))
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
     """Of every access in whole chunks those of elements have 16 bytes; besides them: addresses, 8, and numbers, 4."""
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from hopper import compile_launches
-
-    compiled = {found.case: found for found in compile_launches(__file__)}
+    by_case = {found.case: found for found in compiled}
     kernels = ["_adamw"] * 4 + ["_square_sums"] * 2
     names = ["whole", "whole fp32", "ends", "unaligned", "whole sums", "ends of sums"]
-    assert {name: found.kernel for name, found in compiled.items()} == dict(zip(names, kernels, strict=True))
-    assert not any(found.spilled_bytes for found in compiled.values())
+    assert {name: found.kernel for name, found in by_case.items()} == dict(zip(names, kernels, strict=True))
+    assert not any(found.spilled_bytes for found in by_case.values())
     # Of 256 threads each has 8 elements of g, m, v, p to read and of m, v, p, w to write, or 32 to square.
-    assert [compiled[name].widths.count(16) for name in ("whole", "whole fp32", "whole sums")] == [15, 14, 8]
+    assert [by_case[name].widths.count(16) for name in ("whole", "whole fp32", "whole sums")] == [15, 14, 8]
     for name, scalars in (("whole", (8, 8)), ("whole fp32", (6, 8)), ("whole sums", (3, 1))):
-        found = compiled[name]
+        found = by_case[name]
         assert found.registers <= 64
         assert (found.widths.count(8), found.widths.count(4)) <= scalars
         assert set(found.widths) == {16, 8, 4}

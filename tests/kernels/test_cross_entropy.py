@@ -7,10 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,20 +22,13 @@ from megatron_bielik.kernels import cross_entropy
 from megatron_bielik.kernels.cross_entropy import cross_entropy_reference, vocab_parallel_cross_entropy
 from megatron_bielik.kernels.dispatch import forced_kernels
 
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VOCABULARIES = (31_999, 32_000)
 # Gradients are rounded to the type of the logits. Triton's interpreter cuts off where a GPU rounds to the nearest.
 DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)]
-
-
-@pytest.fixture(params=["reference", "kernel"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the tensors must be for an implementation, which is then in force."""
-    if request.param == "kernel":
-        pytest.importorskip("triton")
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield DEVICE if request.param == "kernel" else "cpu"
 
 
 def definition(
@@ -344,15 +337,11 @@ def launches() -> Iterator[tuple[str, Callable[[], None]]]:
     yield "31999", launch(31_999, 31_999, None)
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    from hopper import compile_launches
-
-    compiled = {(found.case, found.kernel): found for found in compile_launches(__file__)}
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
+    by_case = {(found.case, found.kernel): found for found in compiled}
     cases, kernels = ("32000", "16000 masked", "31999"), ("_cross_entropy_forward", "_cross_entropy_backward")
-    assert set(compiled) == {(case, kernel) for case in cases for kernel in kernels}
-    for (name, _), found in compiled.items():
+    assert set(by_case) == {(case, kernel) for case in cases for kernel in kernels}
+    for (name, _), found in by_case.items():
         assert found.spilled_bytes == 0
         if name != "31999":  # rows of which most begin at an odd address
             # Forward reads 8192 logits with 256 threads at a time, backward 4096; what else there is belongs to a row:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from megatron_bielik.kernels import embedding as module
-from megatron_bielik.kernels.dispatch import forced_kernels
 from megatron_bielik.kernels.embedding import accumulate_embedding_gradient
+
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16]
@@ -23,17 +23,6 @@ MATRIX = [
     )
     for tokens, hidden, dtype in product((1, 7, 1000), (1536, 2048, 2056), DTYPES)
 ]
-
-
-@pytest.fixture(params=["reference", "kernel"])
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference" and DEVICE == "cuda":
-        pytest.skip("a GPU takes the kernels")
-    if request.param == "kernel":
-        pytest.importorskip("triton")
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield request.param
 
 
 def inputs(tokens: int, hidden: int, rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -128,13 +117,8 @@ def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"{hidden}", lambda b=buffer, g=grad, i=ids: accumulate_embedding_gradient(b, g, i)
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
     """No spills; gradients and the buffer's fp32 are read 16 bytes at a time; ids and places take 8, ends of runs 4."""
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from hopper import compile_launches
-
-    compiled = compile_launches(__file__)
     assert [kernel.kernel for kernel in compiled] == ["_accumulate"] * 3
     for kernel in compiled:
         assert kernel.spilled_bytes == 0, kernel

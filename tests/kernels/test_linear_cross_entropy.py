@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,6 @@ from megatron_bielik.kernels.linear_cross_entropy import linear_cross_entropy, l
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Logits and their gradient are rounded to bf16 on the way; sums over them are not.
 DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
-
-
-@pytest.fixture(params=["reference", "kernel"])
-def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the tensors must be for an implementation, which is then in force."""
-    if request.param == "kernel":
-        pytest.importorskip("triton")
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield DEVICE if request.param == "kernel" else "cpu"
 
 
 def case(tokens: int, hidden: int, columns: int, vocab_size: int, dtype: torch.dtype, device: str = "cpu") -> Any:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +12,9 @@ import torch
 from megatron_bielik.kernels import rms_norm as module
 from megatron_bielik.kernels.dispatch import forced_kernels
 from megatron_bielik.kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_into
+
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Two roundings to bf16. Triton's interpreter cuts off where a GPU rounds to the nearest.
@@ -29,16 +30,11 @@ def matrix(quick: object = None) -> list[Any]:
     ]
 
 
-@pytest.fixture(params=["reference", "kernel"])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "reference" and DEVICE == "cuda":
-        pytest.skip("a GPU takes the kernels")
-    if request.param == "kernel":
-        pytest.importorskip("triton")
+@pytest.fixture
+def implementation(implementation: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    if implementation == "kernel":
         monkeypatch.setattr(module, "MULTIPROCESSORS", 2)  # few programs: each has many rows
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield request.param
+    return implementation
 
 
 def formula(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -209,13 +205,8 @@ def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
             )
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
     """No spills, and 16 bytes an access: only the rows' fp32 factors and the two-byte sums of 16 columns are narrower."""
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from hopper import compile_launches
-
-    compiled = compile_launches(__file__)
     assert len({kernel.case for kernel in compiled}) == 9
     for kernel in compiled:
         assert kernel.spilled_bytes == 0, kernel

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,18 +12,10 @@ import torch
 from megatron_bielik.kernels.dispatch import forced_kernels
 from megatron_bielik.kernels.rope import apply_rope, rope_cos_sin, rotate_qkv
 
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@pytest.fixture(params=["reference", "kernel"])
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference" and DEVICE == "cuda":
-        pytest.skip("a GPU takes the kernels")
-    if request.param == "kernel":
-        pytest.importorskip("triton")
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield request.param
 
 
 def formula(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
@@ -195,13 +185,8 @@ def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
         )
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
     """No spills, and 16 bytes an access but for cosines and sines, of which a token has 128."""
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from hopper import compile_launches
-
-    compiled = compile_launches(__file__)
     assert len(compiled) == 8
     assert {kernel.kernel for kernel in compiled} == {"_rotate_forward", "_rotate_backward"}
     for kernel in compiled:

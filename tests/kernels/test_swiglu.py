@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from megatron_bielik.kernels import swiglu as module
-from megatron_bielik.kernels.dispatch import forced_kernels
 from megatron_bielik.kernels.swiglu import swiglu, swiglu_into
+
+if TYPE_CHECKING:
+    from tests.kernels.hopper import Compiled
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 2), (7, 1, 2 * 33), (5, 2 * 260), (0, 6), (7, 2 * 1003), (100, 2 * 40)]
@@ -26,16 +26,11 @@ MATRIX = [
 ]
 
 
-@pytest.fixture(params=["reference", "kernel"])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "reference" and DEVICE == "cuda":
-        pytest.skip("a GPU takes the kernels")
-    if request.param == "kernel":
-        pytest.importorskip("triton")
+@pytest.fixture
+def implementation(implementation: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    if implementation == "kernel":
         monkeypatch.setattr(module, "MULTIPROCESSORS", 2)  # few programs: each walks down many rows
-    context: AbstractContextManager[None] = forced_kernels() if request.param == "kernel" else nullcontext()
-    with context:
-        yield request.param
+    return implementation
 
 
 def formula(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -139,13 +134,8 @@ def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"{ffn} {bias is not None}", lambda x=x, b=bias, g=grad: swiglu(x, b).backward(g)
 
 
-def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_for_hopper(compiled: list[Compiled]) -> None:
     """No spills, and 16 bytes an access but for the biases and their sums: once a program, at its beginning or its end."""
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from hopper import compile_launches
-
-    compiled = compile_launches(__file__)
     assert len({kernel.case for kernel in compiled}) == 4
     assert {kernel.kernel for kernel in compiled} == {"_swiglu_forward", "_swiglu_backward", "_sum_rows"}
     for kernel in compiled:
