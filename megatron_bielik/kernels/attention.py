@@ -52,9 +52,12 @@ class Stretches:
 
 def stretches(queries: tuple[int, ...], keys: tuple[int, ...], causal: bool, device: torch.device) -> Stretches:
     """Build Stretches from lengths on the host."""
-    sums = [torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32) for lengths in (queries, keys)]
-    cu_queries, cu_keys = (total.to(device, non_blocking=True) for total in sums)
-    return Stretches(queries, keys, cu_queries, cu_keys, causal)
+
+    def sums(lengths: tuple[int, ...]) -> torch.Tensor:
+        return torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
+
+    cu_queries = sums(queries)
+    return Stretches(queries, keys, cu_queries, cu_queries if keys == queries else sums(keys), causal)
 
 
 def attention_reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: Stretches) -> torch.Tensor:

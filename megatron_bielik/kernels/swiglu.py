@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron_bielik.kernels.dispatch import MULTIPROCESSORS, accumulate_type, tl, triton, use_kernels, widened
-from megatron_bielik.kernels.rms_norm import rows_of, sum_rows
+from megatron_bielik.kernels.rows import rows_of, sum_rows
 
 # A warp's 32 accesses of 16 bytes in bf16; the widths 8960 and 11008 are multiples.
 COLUMNS = 256
