@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -33,10 +33,14 @@ class Batch:
     cu_seqlens: torch.Tensor
     sources: tuple[tuple[str, int], ...] = ()
 
+    def per_token(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same batch with the function applied to each tensor that has an element per token."""
+        names = ("tokens", "labels", "loss_mask", "positions")
+        return replace(self, **{name: function(getattr(self, name)) for name in names})
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on a device, cu_seqlens excepted."""
-        names = ("tokens", "labels", "loss_mask", "positions")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return self.per_token(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def make_batch(samples: Sequence[Sample], respect_boundaries: bool, sources: Sequence[tuple[str, int]] = ()) -> Batch:

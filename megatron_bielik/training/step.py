@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -141,8 +141,7 @@ def _own_tokens(batch: Batch) -> Batch:
     if ranks == 1:
         return batch
     rank = parallel_state.get_context_parallel_rank()
-    names = ("tokens", "labels", "loss_mask", "positions")
-    return replace(batch, **{name: take_pieces(getattr(batch, name), rank, ranks, dim=1) for name in names})
+    return batch.per_token(lambda tensor: take_pieces(tensor, rank, ranks, dim=1))
 
 
 def _loss(
