@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -12,9 +14,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron_bielik.config import Config
 from megatron_bielik.kernels.attention import use_flash_attention_3
 from megatron_bielik.kernels.cross_entropy import vocab_parallel_cross_entropy
+from megatron_bielik.kernels.linear_cross_entropy import linear_cross_entropy
 from megatron_bielik.model.embedding import Embedding
 from megatron_bielik.model.layer_plan import local_block, transformer_engine_layer
-from megatron_bielik.model.output import Chunk, OutputLayer
+from megatron_bielik.model.output import OutputLayer
 from megatron_bielik.model.packing import PackedDocuments, pack_documents
 from megatron_bielik.model.transformer_config import PRECISIONS, transformer_config
 
@@ -78,20 +81,20 @@ class BielikModel(GPTModel):
         if not self.post_process or labels is None:
             return super()._postprocess(hidden_states, input_ids, position_ids, labels, *others, **unused)
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        mask = None if loss_mask is None else loss_mask[0]
-        group = parallel_state.get_tensor_model_parallel_group()
+        asked: dict[str, Any] = {
+            "labels": labels[0],
+            "vocab_size": self.real_vocab_size,
+            "loss_mask": None if loss_mask is None else loss_mask[0],
+            "z_loss": self.z_loss,
+        }
         if self.loss_chunk_tokens is None:
             logits, _ = self.output_layer(hidden_states, weight=weight)
             first_row = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
-            loss = vocab_parallel_cross_entropy(
-                logits.squeeze(1), labels[0], first_row, self.real_vocab_size, group, mask, self.z_loss
-            )
-            return loss[None]
-        loss = self.output_layer(
-            hidden_states,
-            weight,
-            chunk=Chunk(labels[0], self.real_vocab_size, mask, self.z_loss, self.loss_chunk_tokens),
-        )
+            group = parallel_state.get_tensor_model_parallel_group()
+            loss = vocab_parallel_cross_entropy(logits.squeeze(1), first_row=first_row, group=group, **asked)
+        else:
+            in_chunks = partial(linear_cross_entropy, chunk=self.loss_chunk_tokens, **asked)
+            loss = self.output_layer(hidden_states, weight, loss=in_chunks)
         return loss[None]
 
     def global_names(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
