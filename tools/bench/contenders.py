@@ -6,6 +6,7 @@ Each contender builds a decoder of the given shape with random weights in bf16, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -105,9 +106,10 @@ def megatron_local(
         wrapped[0].zero_grad_buffer()
         optimizer.zero_grad()
         for number, tokens in enumerate(micro_batches):
-            wrapped[0].is_last_microbatch = number == len(micro_batches) - 1
-            loss = wrapped[0](tokens[:, :-1].contiguous(), positions, later, labels=tokens[:, 1:].contiguous())
-            (loss.mean() / len(micro_batches)).backward()
+            # Gradients are summed with the last micro-batch only.
+            with wrapped[0].no_sync() if number < len(micro_batches) - 1 else contextlib.nullcontext():
+                loss = wrapped[0](tokens[:, :-1].contiguous(), positions, later, labels=tokens[:, 1:].contiguous())
+                (loss.mean() / len(micro_batches)).backward()
         wrapped[0].finish_grad_sync()
         with runtime.optimizer_construction():  # its clipping asks for the name of a GPU tensor's type
             optimizer.step()
