@@ -1,11 +1,12 @@
 """The process in which megatron-core's writers leave their results: light, deaf to launchers' signals, gone with its rank.
 
 Launchers signal the whole process group; megatron-core's own queue process would die of that before the last save. Nothing heavy
-is imported here, since the process starts by importing this file.
+is imported here, since a rank waits while the process starts by importing this file; what results are made of comes after.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,10 @@ def _live_as_long_as_the_rank() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # Otherwise the first save would wait for it.
+    threading.Thread(
+        target=importlib.import_module, args=("torch.distributed.checkpoint.storage",), daemon=True
+    ).start()
 
 
 def _end_with(parent: int) -> None:
