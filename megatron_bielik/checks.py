@@ -168,6 +168,11 @@ def _check_ranges(config: Config, world_size: int) -> None:
             raise SettingsError(f"optimizer.{name} is {value}, it must lie in [0, 1)")
     if shape.head_dim % 2:
         raise SettingsError(f"model.head_dim is {shape.head_dim}, rotary embedding needs an even number")
+    if config.model.attention not in ("auto", "torch") and (shape.head_dim % 8 or shape.head_dim > 256):
+        raise SettingsError(
+            f"model.attention is {config.model.attention}, which needs a head_dim that is a multiple of 8 and at most 256; "
+            f"model.head_dim is {shape.head_dim}: use attention auto, which then takes plain torch"
+        )
     _must_divide(
         "model.num_attention_heads", shape.num_attention_heads, "model.num_query_groups", shape.num_query_groups
     )

@@ -98,6 +98,8 @@ TENSOR, PIPELINE = "parallel.tensor_parallel_size", "parallel.pipeline_parallel_
 CONTRADICTIONS: list[tuple[list[str], int, list[str]]] = [
     (["model.preset=bielik-4.5b"], 1, ["model.preset is 'bielik-4.5b'", "did you mean bielik-4.5b-v3?"]),
     (["model.head_dim=33"], 1, ["model.head_dim is 33", "even"]),
+    (["model.head_dim=36", "model.attention=flash"], 1, ["model.attention is flash", "head_dim is 36", "auto"]),
+    (["model.head_dim=264", "model.attention=cudnn"], 1, ["model.attention is cudnn", "head_dim is 264", "auto"]),
     (["model.num_query_groups=3"], 1, ["num_attention_heads is 4", "num_query_groups = 3", "3 divides 3 and 6"]),
     (["data.sequence_length=2048"], 1, ["data.sequence_length is 2048", "1024", "raise model.max_position_embeddings"]),
     (["parallel.tensor_parallel_size=3"], 3, ["model.num_attention_heads is 4", "tensor_parallel_size = 3"]),

@@ -23,7 +23,7 @@ _flash, _flash_backward = torch.ops.aten._flash_attention_forward, torch.ops.ate
 _cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-QUERY_BLOCK = 512  # rows of scores that the fallback for fp32 on a GPU holds at a time
+QUERY_BLOCK = 512  # rows of scores that the fallback on a GPU holds at a time
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,19 @@ def attention_backward(
     return dq, dk, dv
 
 
+def flash_takes(head_dim: int) -> bool:
+    """Whether flash attention has kernels for heads of this width."""
+    return head_dim % 8 == 0 and head_dim <= 256
+
+
 def _on_flash(q: torch.Tensor, backend: Backend) -> bool:
-    """Whether the variable-length kernels take q: 16 bits, on a GPU."""
-    return backend != "torch" and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+    """Whether the variable-length kernels take q: 16 bits, on a GPU, heads of a width they know."""
+    sixteen_bits = q.dtype in (torch.bfloat16, torch.float16)
+    return backend != "torch" and q.is_cuda and sixteen_bits and flash_takes(q.size(-1))
 
 
 def _has_cpu_kernel(q: torch.Tensor) -> bool:
-    """Whether torch's CPU flash attention takes q; the plain form in blocks of rows is for fp32 on a GPU."""
+    """Whether torch's CPU flash attention takes q; the plain form in blocks of rows is for the rest on a GPU."""
     return not q.is_cuda
 
 
@@ -217,7 +223,8 @@ def document_attention(
         of: Who sees whom.
         backend: auto and flash: torch's variable-length flash attention for 16-bit tensors on a GPU. flash3: the same call,
             after use_flash_attention_3(). cudnn: cuDNN for rows of equally long documents, flash for others.
-            torch: plain torch anywhere; also what fp32 and CPU tensors get under every name.
+            torch: plain torch anywhere; also what fp32 and CPU tensors, and heads whose width is no multiple of 8 or
+            above 256, get under every name.
 
     Returns:
         [tokens, heads, d].

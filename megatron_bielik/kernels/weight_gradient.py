@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -27,9 +28,24 @@ def accumulate_weight_gradient(main_grad: torch.Tensor, x: torch.Tensor, grad_ou
     if x.dtype is main_grad.dtype:
         main_grad.addmm_(grad_output.t(), x)
     elif x.is_cuda:
-        torch.addmm(main_grad, grad_output.t(), x, out_dtype=main_grad.dtype, out=main_grad)
+        if _addmm_widens(x.device, x.dtype):
+            torch.addmm(main_grad, grad_output.t(), x, out_dtype=main_grad.dtype, out=main_grad)
+        else:  # one more pass over the gradient, the same sums
+            main_grad += torch.mm(grad_output.t(), x, out_dtype=main_grad.dtype)
     else:  # the overload with out_dtype exists on GPUs alone
         main_grad.addmm_(grad_output.t().to(main_grad.dtype), x.to(main_grad.dtype))
+
+
+@cache
+def _addmm_widens(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build's addmm adds 16-bit products to an fp32 matrix in place; tried once per device and type."""
+    total = torch.ones(16, 16, device=device)
+    ones = torch.ones(16, 16, device=device, dtype=dtype)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=total.dtype, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())
 
 
 def mark_accumulated(weight: torch.Tensor) -> torch.Tensor:

@@ -98,8 +98,21 @@ def start(parallel: ParallelConfig, seed: int) -> Runtime:
     else:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     _start_model_parallel(parallel, timeout)
+    build_torch_adamw()
     _seed(seed)
     return Runtime(device, backend, dist.get_rank(), local_rank, dist.get_world_size(), name)
+
+
+def build_torch_adamw() -> None:
+    """Make megatron-core build torch's AdamW also where Apex or transformer-engine is installed.
+
+    Their FusedAdam counts steps itself, inside a step() that is never called here (training/optimizer.py makes the update).
+    """
+    from megatron.core import optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    optimizer.USING_PYTORCH_OPTIMIZER = True
+    distrib_optimizer.HAVE_APEX_OR_TE = False  # the form of checkpoints depends on it
 
 
 def _start_model_parallel(parallel: ParallelConfig, timeout: timedelta) -> None:

@@ -147,3 +147,30 @@ def test_equal_documents_are_one_dense_batch() -> None:
     q, k, v = inputs(24, 24, 4, 2, 8, torch.float64)
     wanted = document_attention(q, k, v, stretches((8,) * 3, (8,) * 3, True, DEVICE))
     torch.testing.assert_close(attention._dense(q, k, v, 8), wanted)
+
+
+def test_flash_is_asked_only_for_heads_it_has_kernels_for() -> None:
+    """Only what is asked of a tensor is there: no GPU is needed."""
+
+    class OnGpu:
+        is_cuda, dtype = True, torch.bfloat16
+
+        def __init__(self, head_dim: int) -> None:
+            self.head_dim = head_dim
+
+        def size(self, dim: int) -> int:
+            assert dim == -1
+            return self.head_dim
+
+    taken = [dim for dim in (2, 8, 36, 64, 128, 250, 256, 264) if attention._on_flash(OnGpu(dim), "auto")]
+    assert taken == [8, 64, 128, 256]
+    assert not attention._on_flash(OnGpu(128), "torch")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [36, 264])
+def test_other_head_widths_work_on_a_gpu(dim: int) -> None:
+    of = stretches((40, 3), (40, 3), True, DEVICE)
+    q, k, v = inputs(43, 43, 4, 2, dim, torch.bfloat16)
+    wanted = attention_reference(q.double(), k.double(), v.double(), of)
+    torch.testing.assert_close(document_attention(q, k, v, of).double(), wanted, atol=3e-2, rtol=3e-2)

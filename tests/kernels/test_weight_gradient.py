@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_bielik.kernels import weight_gradient
 from megatron_bielik.kernels.weight_gradient import accumulate_weight_gradient, install_weight_gradient_module
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,6 +47,27 @@ def test_not_contiguous() -> None:
     main_grad = torch.zeros(12, 16, device=DEVICE)
     accumulate_weight_gradient(main_grad, x, grad)
     torch.testing.assert_close(main_grad.double(), grad.double().t() @ x.double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("widens", [True, False])
+def test_both_products_of_a_gpu_agree(widens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, grad = case((1000,), 48, 24, torch.bfloat16)
+    main_grad = torch.ones(24, 48, device=DEVICE)
+    monkeypatch.setattr(weight_gradient, "_addmm_widens", lambda device, dtype: widens)
+    accumulate_weight_gradient(main_grad, x, grad)
+    torch.testing.assert_close(main_grad.double(), 1 + grad.double().t() @ x.double(), atol=1e-3, rtol=1e-5)
+
+
+def test_an_addmm_that_refuses_or_rounds_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = weight_gradient._addmm_widens.__wrapped__
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out.add_(16))
+    assert ask(cpu, torch.bfloat16)
+    monkeypatch.setattr(torch, "addmm", lambda total, a, b, out_dtype, out: out)
+    assert not ask(cpu, torch.bfloat16)
+    monkeypatch.undo()
+    assert not ask(cpu, torch.bfloat16)  # torch has the overload for GPUs alone
 
 
 PROGRAM = """

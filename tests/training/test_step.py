@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core import optimizer as megatron_optimizer
+from megatron.core.optimizer import distrib_optimizer
 
 from megatron_bielik.checkpoint_files import find_checkpoint, step_of_name
 from megatron_bielik.config import Config
 from megatron_bielik.data.batches import Batch
 from megatron_bielik.model.gpt import document_parameters
-from megatron_bielik.parallel.runtime import Runtime
+from megatron_bielik.parallel.runtime import Runtime, build_torch_adamw
 from megatron_bielik.settings import as_yaml
 from megatron_bielik.surgery.native_files import NativeReader
 from megatron_bielik.training.step import StepResult, evaluate, train_step
@@ -311,3 +313,20 @@ def test_checkpoint_due_at_a_skipped_step_comes_with_the_next_good_one(
     events = records(tmp_path / "run", "event")
     assert [event["step"] for event in events if event["kind"] == "checkpoint"] == [4, 6]
     assert [event["step"] for event in events if event["kind"] == "skip"] == [2, 3]
+
+
+def test_torch_adamw_is_built_beside_a_fused_one(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Apex or transformer-engine is installed megatron-core would take a FusedAdam, whose steps nobody counts here."""
+
+    class FusedAdam:
+        def __init__(self, *args: object, **options: object) -> None:
+            raise AssertionError("the fused optimizer was built")
+
+    monkeypatch.setattr(megatron_optimizer, "Adam", FusedAdam)
+    monkeypatch.setattr(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)
+    monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", True)
+    with pytest.raises(AssertionError, match="fused"):
+        bench()
+    build_torch_adamw()
+    assert not distrib_optimizer.HAVE_APEX_OR_TE
+    assert type(bench().part.optimizer) is torch.optim.AdamW

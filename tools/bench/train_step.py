@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from contenders import CONTENDERS, job
@@ -25,6 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from megatron_bielik.kernels.attention import Backend
 from megatron_bielik.presets import PRESETS, ModelShape
 
 # transformers asks for a package named kernels, which the file beside this one is not.
@@ -44,10 +45,10 @@ PARTS = {
     "matrix products": r"gemm|cutlass|nvjet|xmma|cublas|sm90_|_scaled_mm|\bmm\b",
     "optimizer": r"adamw|adam_|square_sum|multi_tensor",
     "loss": r"cross_entropy|nll_loss|logsumexp",
-    "norms": r"rms_norm|layer_norm",
+    "norms": r"rms_norm|layer_norm|_sum_rows",
     "rotation": r"rope|rotate|rotary",
     "SwiGLU": r"swiglu|silu",
-    "embedding": r"embedding|index",
+    "embedding": r"embedding|index|_accumulate\b",
     "communication": r"nccl",
     "copies and the rest": r"",
 }
@@ -196,7 +197,7 @@ def main() -> int:
     parser.add_argument("--contender", action="append", choices=CONTENDERS, help="all by default")
     parser.add_argument("--layers", type=int, help="instead of as many as fit")
     parser.add_argument("--fp8", default="none", choices=("none", "tensorwise", "rowwise"), help="of our linears")
-    parser.add_argument("--attention", default="auto", help="our model.attention")
+    parser.add_argument("--attention", default="auto", choices=get_args(Backend), help="our model.attention")
     parser.add_argument("--recompute", default="none", choices=("none", "selective", "full"), help="ours")
     parser.add_argument("--output", type=Path, default=Path("train_step.json"), help="JSON with every figure")
     parser.add_argument("--check", action="store_true", help="tiny shapes on any device: does everything still run?")
