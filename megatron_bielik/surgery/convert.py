@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -16,6 +13,7 @@ from megatron_bielik import checkpoint_files as files
 from megatron_bielik.presets import ModelShape
 from megatron_bielik.surgery.architecture import VOCABULARY_TENSORS, Mapping, mappings
 from megatron_bielik.surgery.hf_config import read_shape, write_config
+from megatron_bielik.surgery.model_folder import copy_companions, output_folder
 from megatron_bielik.surgery.native_files import NativeReader, write_tensors
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, write_safetensors
 
@@ -64,9 +62,9 @@ def import_hf(
         progress(done, len(table))
         return by_key[key].merge([reader.read(name) for name in by_key[key].theirs])
 
-    with _appearing(output) as folder:
+    with output_folder(output) as folder:
         write_tensors(folder, {mapping.native: mapping.native_shape for mapping in table}, kind, make)
-        files.copy_companions(source, folder / files.TOKENIZER)
+        copy_companions(source, folder / files.TOKENIZER)
         files.write_checksums(folder, files.checksums(folder, files.payload_files(folder)))
         files.write_description(folder, shape, step=0)
     return Converted(output, shape, shape.num_parameters(), kind)
@@ -111,8 +109,8 @@ def export_hf(
             progress(done, len(table))  # before the yield: nobody comes back after the last one
             yield from zip(mapping.theirs, mapping.split(whole), strict=True)
 
-    with _appearing(output) as folder:
-        files.copy_companions(checkpoint / files.TOKENIZER, folder)
+    with output_folder(output) as folder:
+        copy_companions(checkpoint / files.TOKENIZER, folder)
         write_safetensors(folder, _their_shapes(table), kind, tensors(), shard_bytes)
         write_config(folder, shape, str(kind).removeprefix("torch."))
     return Converted(output, shape, shape.num_parameters(), kind)
@@ -148,20 +146,3 @@ def _check_names(
     for name, size in expected.items():
         if reader.shape(name) != size:
             raise ConversionError(f"{source}: {name} is {reader.shape(name)}, config.json needs {size}")
-
-
-@contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
-    """A temporary folder beside the output that takes its name at the end, or is removed on an error."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} exists already: choose another --output or remove it")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

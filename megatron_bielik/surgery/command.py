@@ -1,0 +1,42 @@
+"""What the surgery commands share: errors in one line, a stopped run that leaves nothing, progress by tensors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+
+from megatron_bielik.surgery.safetensors_files import ConversionError
+
+_STOPPED = "error: stopped; nothing was written"
+
+
+@contextmanager
+def one_line_errors(*more: type[Exception]) -> Iterator[None]:
+    """End the process with exit code 1 and one line on stderr for what the user can mend, Ctrl-C and SIGTERM.
+
+    Args:
+        more: Errors that are the user's, beside ConversionError and OSError. Others are bugs and keep their traceback.
+    """
+    errors: tuple[type[Exception], ...] = (ConversionError, OSError, *more)
+    # An exception, unlike the signal's default, runs the clean-up of half-written folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED))
+    try:
+        yield
+    except errors as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_STOPPED)
+
+
+@contextmanager
+def progress_bar(label: str = "tensors") -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; what it gives is called with how many are done and how many there are."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
