@@ -12,7 +12,7 @@ say() { printf '\n== %s\n' "$*"; }
 say "1/6 corpus: 12 MB of grammatical Polish"
 [[ -f demo/corpus.jsonl ]] || python tools/generate_corpus.py --output demo/corpus.jsonl --megabytes 12 --seed 1
 
-say "2/6 tokenizer: byte-level BPE, 2,048 entries"
+say "2/6 tokenizer: SentencePiece BPE, 2,048 entries"
 [[ -d demo/tokenizer ]] || python tools/train_tokenizer.py --input demo/corpus.jsonl --vocab-size 2048 --output demo/tokenizer
 
 say "3/6 shard: text to .bin and .idx"

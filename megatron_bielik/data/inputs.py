@@ -72,7 +72,7 @@ class Piece:
     size: int
 
 
-def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
+def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[InputFile]:
     """Files named or matched by patterns, in the order given; matches of one pattern are sorted.
 
     Raises:
@@ -85,11 +85,11 @@ def find_inputs(patterns: Sequence[str]) -> list[InputFile]:
         names = sorted(glob(pattern, recursive=True)) if is_pattern else [pattern]  # noqa: PTH207
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
-            raise DataError(f"--input {pattern}: no such file; name a file or a pattern that matches some")
+            raise DataError(f"{option} {pattern}: no such file; name a file or a pattern that matches some")
         for path in files:
             suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s)), None)
             if suffix is None:
-                raise DataError(f"--input {path}: unknown suffix, needs one of {', '.join(SUFFIXES)}")
+                raise DataError(f"{option} {path}: unknown suffix, needs one of {', '.join(SUFFIXES)}")
             stat = path.stat()
             found.append(InputFile(str(path), SUFFIXES[suffix], stat.st_size, stat.st_mtime_ns))
     return found

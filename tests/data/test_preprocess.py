@@ -20,7 +20,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.data import encode, pieces
@@ -30,7 +30,7 @@ from megatron_bielik.data.inputs import find_inputs, plan_pieces
 from megatron_bielik.data.preprocess import PreprocessOptions, Summary, preprocess
 from megatron_bielik.data.readers import read_piece
 from megatron_bielik.data.shards import ShardReader
-from megatron_bielik.tokenizer.train import save_tokenizer, train_tokenizer
+from megatron_bielik.tokenizer.train import build_tokenizer
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 TEXTS = [generate_document(0, i)["text"] for i in range(300)]
@@ -43,7 +43,29 @@ TEXTS[6] = "\n\n \t"
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(train_tokenizer(TEXTS, 700), folder)
+    build_tokenizer([text.encode() for text in TEXTS], 700, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of the kind of Qwen2.5: its split, bytes as the alphabet."""
+    folder = tmp_path_factory.mktemp("byte_level")
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    hf = Tokenizer(models.BPE())
+    hf.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    hf.decoder = decoders.ByteLevel()
+    special = [AddedToken("</s>", special=True, normalized=False)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    hf.train_from_iterator(TEXTS, trainer)
+    hf.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     return folder
 
 
@@ -381,15 +403,23 @@ def test_an_encoder_that_differs_is_not_used(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=8))
-def test_the_two_encoders_agree_on_any_text(tokenizer: Path, texts: list[str]) -> None:
-    files = load_tokenizer(tokenizer)
+def test_the_two_encoders_agree_on_any_text(tokenizer: Path, byte_level: Path, texts: list[str]) -> None:
     documents = [text.encode() for text in texts]
-    assert differences(make_encoder(files, "gigatoken"), make_encoder(files, "tokenizers"), documents) is None
+    for folder in (tokenizer, byte_level):
+        files = load_tokenizer(folder)
+        assert differences(make_encoder(files, "gigatoken"), make_encoder(files, "tokenizers"), documents) is None
+
+
+def test_gigatoken_knows_both_kinds_of_tokenizer(tokenizer: Path, byte_level: Path) -> None:
+    assert [choose_encoder(load_tokenizer(folder), "auto")[0] for folder in (tokenizer, byte_level)] == [
+        "gigatoken"
+    ] * 2
 
 
 def test_a_tokenizer_gigatoken_does_not_know(tmp_path: Path, tokenizer: Path) -> None:
     config = json.loads((tokenizer / "tokenizer.json").read_text())
-    config["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": r"\p{L}+|[^\p{L}]"}
+    pattern = {"Regex": r"\p{L}+|[^\p{L}]"}
+    config["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(config))
     (tmp_path / "special_tokens_map.json").write_text('{"eos_token": {"content": "</s>"}}')
     name, reason = choose_encoder(load_tokenizer(tmp_path), "auto")

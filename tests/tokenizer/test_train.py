@@ -1,85 +1,147 @@
-"""The trained tokenizer: APT4's special tokens, lossless round trips, split digits and punctuation, AutoTokenizer."""
+"""Training: the entries of APT4, digits and punctuation apart, the same bytes every time, and nothing left after a failure."""
 
 from __future__ import annotations
 
-import re
+import json
+import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from sentencepiece import SentencePieceProcessor
 
-from megatron_bielik.corpus.synthetic import write_corpus
-from megatron_bielik.tokenizer.train import SPECIAL_TOKENS, read_texts, save_tokenizer, train_tokenizer
+from megatron_bielik.corpus.synthetic import generate_document
+from megatron_bielik.tokenizer import train
+from megatron_bielik.tokenizer.fast import fast_tokenizer
+from megatron_bielik.tokenizer.sentencepiece_model import (
+    ALPHABET,
+    SMALLEST,
+    SPECIAL_TOKENS,
+    TokenizerError,
+    train_model,
+    training_lines,
+)
+from megatron_bielik.tokenizer.train import TrainOptions, build_tokenizer, check, train_tokenizer
+
+MARKS = "W 2024 roku (12,5%) było -- 345 000 osób!!! ... „Tak”, «nie» ::: $100 foo_bar(x[0], 'a')\tb\r\nkot    pies   "
+TEXTS = [generate_document(0, index)["text"] for index in range(300)] + [MARKS] * 200
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tokenizer")
-    write_corpus(root / "c.jsonl", 300_000, 0)
-    numbers = ["W 2024 roku (12,5%) było -- 345 000 osób!!! ... „Tak”, «nie» ::: $100"] * 200
-    save_tokenizer(train_tokenizer([*read_texts([root / "c.jsonl"]), *numbers], 1000), root / "out")
-    return root / "out"
+def model() -> bytes:
+    return train_model(TEXTS, 1000)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+def pieces(model: bytes) -> list[str]:
+    processor = SentencePieceProcessor(model_proto=model)
+    return [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
 
 
-def test_special_tokens_have_the_ids_of_apt4(tokenizer: Tokenizer) -> None:
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(7))
-    assert tokenizer.get_vocab_size() == 1000
-    assert tokenizer.encode("a</s><|im_end|>").ids[-2:] == [2, 4]
+def test_the_entries_are_those_of_apt4(model: bytes, pieces: list[str]) -> None:
+    processor = SentencePieceProcessor(model_proto=model)
+    assert len(pieces) == 1000
+    assert pieces[:7] == list(SPECIAL_TOKENS)
+    assert pieces[7:263] == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert processor.is_unknown(0)
+    assert all(processor.is_control(number) for number in range(1, 7))
+    assert set(ALPHABET) <= set(pieces)
+    assert len(set(pieces)) == len(pieces)
 
 
-def test_auto_tokenizer_loads_it(folder: Path) -> None:
-    from transformers import AutoTokenizer
+def test_pieces_hold_one_mark_or_digit_and_nothing_else(pieces: list[str]) -> None:
+    learned = [piece for piece in pieces[263:] if len(piece) > 1]
+    assert len(learned) > 400
+    assert "▁(" in learned  # the space before a mark may go with it
+    assert [piece for piece in learned if not piece.strip("▁")]  # white space of its own
+    for piece in learned:
+        inner = piece.removeprefix("▁") if len(piece) == 2 else piece
+        kinds = [unicodedata.category(character)[0] for character in inner if character != "▁"]
+        assert len(inner) == 1 or not set(kinds) & set("PS"), piece
+        assert "N" not in kinds, piece
+        assert "▁" not in piece.lstrip("▁"), piece
+        assert not set(kinds) & set("CZ"), piece
 
-    loaded = AutoTokenizer.from_pretrained(folder)
-    assert (loaded.unk_token_id, loaded.bos_token_id, loaded.eos_token_id, loaded.pad_token_id) == (0, 1, 2, 2)
-    assert set(loaded.convert_tokens_to_ids(list(SPECIAL_TOKENS))) <= set(loaded.all_special_ids) | set(range(7))
-    chat = [{"role": "system", "content": "Bądź miły."}, {"role": "user", "content": "Cześć!"}]
-    assert loaded.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == (
-        "<s><|im_start|>system\nBądź miły.<|im_end|>\n<|im_start|>user\nCześć!<|im_end|>\n<|im_start|>assistant\n"
+
+def test_the_same_texts_give_the_same_bytes(model: bytes) -> None:
+    assert train_model(iter(TEXTS), 1000) == model
+    assert train_model(TEXTS[1:], 1000) != model
+    assert b"/" not in model.replace(b"</", b"")[-400:]  # no paths
+
+
+def test_lines_for_training_are_whole() -> None:
+    """Nothing but boundaries is added, and only what cannot be trained on goes; long lines are cut, not dropped."""
+    assert list(training_lines(["a (b), c\n\n(d)\x00e▁f"])) == [
+        "a\x11 (\x11b\x11)\x11\x11,\x11 c",
+        "(\x11d\x11)\x11\x11e\x11f",
+    ]
+    long = " ".join(["słowo"] * 50_000)
+    parts = list(training_lines([long]))
+    assert len(parts) > 2
+    assert " ".join(parts) == long
+    unbroken = "ą" * 250_000
+    assert "".join(training_lines([unbroken])) == unbroken
+    assert "xyzzyq" in "".join(  # a word at the end of a document of a megabyte is learnt
+        SentencePieceProcessor(model_proto=train_model(["a " * 500_000 + "xyzzyq " * 9], 450)).encode(
+            "xyzzyq", out_type=str
+        )
+    ).split("▁")
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "message"),
+    [
+        (["a"], 200, f"--vocab-size is 200, needs at least {SMALLEST}"),
+        ([chr(0x4E00 + index) for index in range(3000)], 1000, f"needs at least {SMALLEST + 3000} for the characters"),
+        (["\n", "\x00\n"], 1000, "--input holds no text to train on"),
+        ([], 1000, "--input holds no text to train on"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(texts: list[str], vocab_size: int, message: str) -> None:
+    with pytest.raises(TokenizerError, match=message) as error:
+        train_model(texts, vocab_size)
+    assert "\n" not in str(error.value)
+
+
+def test_a_poor_text_gives_fewer_entries_and_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    summary = build_tokenizer([b"ala ma kota"] * 10, 2000, tmp_path / "out", said.append)
+    assert SMALLEST <= summary.entries < 420
+    assert any(f"gives {summary.entries} entries, not 2,000" in line for line in said)
+
+
+def test_the_summary_counts_what_was_checked(tmp_path: Path) -> None:
+    texts = ["ala ma kota\n\n", "漢 ala"]
+    summary = build_tokenizer([texts[0].encode()] * 50, 420, tmp_path / "a")
+    assert summary.characters == 50 * 13
+    assert summary.byte_rate == 0  # line ends are not counted
+    assert (
+        check(*(lambda m: (m, fast_tokenizer(m)))((tmp_path / "a/tokenizer.model").read_bytes()), texts).byte_tokens
+        == 3
     )
-    text = "Zażółć gęślą jaźń, 123!"
-    assert loaded.decode(loaded(text, add_special_tokens=False).input_ids) == text
 
 
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_unicode_survives(tokenizer: Tokenizer, text: str) -> None:
-    for token in SPECIAL_TOKENS:
-        text = text.replace(token, "")
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert tokenizer.decode(ids, skip_special_tokens=False) == text
-    assert 0 not in ids
+def test_nothing_is_left_when_the_two_forms_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the escapes a U+2581 is lost, without the merges ids differ: either is noticed before the folder appears."""
+    texts = [text.encode() for text in TEXTS[:50]]
+    monkeypatch.setattr(train, "fast_tokenizer", lambda model: fast_tokenizer(train_model(TEXTS[:20], 500)))
+    with pytest.raises(TokenizerError, match="give different ids for"):
+        build_tokenizer(texts, 600, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr("megatron_bielik.tokenizer.sentencepiece_model.ESCAPES", {"\u0010": "\u00100"})
+    monkeypatch.setattr("megatron_bielik.tokenizer.fast.ESCAPES", {"\u0010": "\u00100"})
+    with pytest.raises(TokenizerError, match="does not give back"):
+        build_tokenizer(texts, 600, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_digits_and_punctuation_stand_alone(tokenizer: Tokenizer) -> None:
-    for token in tokenizer.get_vocab():
-        if token in SPECIAL_TOKENS:
-            continue
-        text = tokenizer.decode([tokenizer.token_to_id(token)])
-        if "\ufffd" in text or len(text) == 1:
-            continue
-        assert not re.search(r"\d|[^\w\s]", text), token
-    assert [tokenizer.decode([i]) for i in tokenizer.encode("12,5%!!").ids] == ["1", "2", ",", "5", "%", "!", "!"]
-
-
-def test_wrong_input_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--vocab-size is 200, needs at least 263"):
-        train_tokenizer(["a"], 200)
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: no text under the key 'text'"):
-        list(read_texts([tmp_path / "a.jsonl"]))
-    (tmp_path / "b.csv").write_text("x", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"needs \.jsonl"):
-        list(read_texts([tmp_path / "b.csv"]))
-
-
-def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("raz\n\ndwa\ntrzy\n", encoding="utf-8")
-    assert list(read_texts([tmp_path / "a.txt"], max_bytes=5)) == ["raz\n", "dwa\n"]
+def test_a_folder_in_use_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("ala ma kota\n" * 10, encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    train_tokenizer(TrainOptions((str(tmp_path / "c.txt"),), tmp_path / "out", 420))  # empty: fine
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(before) == ["chat_template.jinja", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"]
+    with pytest.raises(TokenizerError, match="is there already; remove it or give another folder"):
+        train_tokenizer(TrainOptions((str(tmp_path / "c.txt"),), tmp_path / "out", 430))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    config = json.loads(before["tokenizer_config.json"])
+    assert (config["eos_token"], config["pad_token"], config["clean_up_tokenization_spaces"]) == ("</s>", "</s>", False)

@@ -14,21 +14,20 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import megatron_bielik.parallel  # noqa: F401  (hides megatron-core's notes about optional packages)
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.data.encode import load_tokenizer
 from megatron_bielik.data.preprocess import PreprocessOptions, preprocess
 from megatron_bielik.data.shards import ShardReader, token_dtype
-from megatron_bielik.tokenizer.train import SPECIAL_TOKENS, read_texts, save_tokenizer, train_tokenizer
+from megatron_bielik.tokenizer.train import build_tokenizer
 
 EXAMPLES = """examples:
   python tools/bench/preprocess.py --megabytes 100 --workers 2 --rounds 5
@@ -36,6 +35,10 @@ EXAMPLES = """examples:
   python tools/bench/preprocess.py --tokenizer llama --vocab-size 32000
 rare words are random syllables put into the grammar's text: real text has a long tail of words, which a cache cannot hold
 """
+EOS = "<|endoftext|>"
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _CONSONANTS, _VOWELS = "b c d f g h j k l ł m n p r s t w z sz cz rz ch", "a e i o u y ą ę ó"
 _SYLLABLES = [consonant + vowel for consonant in _CONSONANTS.split() for vowel in _VOWELS.split()]
 
@@ -59,26 +62,31 @@ def make_text(path: Path, size: int, rare_words: float, seed: int) -> int:
 
 def make_tokenizer(kind: str, vocab_size: int, text: Path, folder: Path) -> int:
     """Train a tokenizer of the kind on the beginning of the text; returns its size."""
-    texts = read_texts([text], max_bytes=10_000_000)
-    tokenizer = train_tokenizer(texts, vocab_size) if kind == "byte-level" else train_llama_style(texts, vocab_size)
-    save_tokenizer(tokenizer, folder)
+    with text.open(encoding="utf-8") as stream:
+        texts = [json.loads(line)["text"] for line in stream.readlines(10_000_000)]
+    if kind == "llama":
+        return build_tokenizer([text.encode() for text in texts], vocab_size, folder).entries
+    tokenizer = train_byte_level(texts, vocab_size)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
     return tokenizer.get_vocab_size()
 
 
-def train_llama_style(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """BPE with byte fallback and no pre-tokenizer: the Hugging Face form of a SentencePiece model."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    strip = decoders.Strip(" ", 1, 0)
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
-    special = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    # Word by word, so that no piece spans words, as SentencePiece trains by default.
-    tokenizer.train_from_iterator((word for text in texts for word in text.split(" ")), trainer)
-    # The byte pieces are no special tokens: they must not be found in text.
-    config = json.loads(tokenizer.to_str())
-    config["added_tokens"] = [token for token in config["added_tokens"] if token["content"] in SPECIAL_TOKENS]
-    return Tokenizer.from_str(json.dumps(config))
+def train_byte_level(texts: list[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of the kind of Qwen2.5: its split, bytes as the alphabet."""
+    tokenizer = Tokenizer(models.BPE())
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLIT), "isolated"), to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(EOS, special=True, normalized=False)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 _peer_tokenizer: Tokenizer | None = None
