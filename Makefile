@@ -22,6 +22,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps deepfocus
 	@touch $(READY)
 
 demo: $(READY)  ## text -> tokenizer -> shard -> tensor-parallel training -> Hugging Face -> generated text, minutes on 2 cores
