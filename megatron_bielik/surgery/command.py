@@ -12,8 +12,6 @@ from rich.progress import Progress
 
 from megatron_bielik.surgery.safetensors_files import ConversionError
 
-_STOPPED = "error: stopped; nothing was written"
-
 
 @contextmanager
 def one_line_errors(*more: type[Exception]) -> Iterator[None]:
@@ -23,14 +21,26 @@ def one_line_errors(*more: type[Exception]) -> Iterator[None]:
         more: Errors that are the user's, beside ConversionError and OSError. Others are bugs and keep their traceback.
     """
     errors: tuple[type[Exception], ...] = (ConversionError, OSError, *more)
-    # An exception, unlike the signal's default, runs the clean-up of half-written folders.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED))
+    # An exception, unlike SIGTERM's default, runs the clean-up of half-written folders.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         yield
     except errors as error:
-        sys.exit(f"error: {error}")
+        _end(str(error))
     except KeyboardInterrupt:
-        sys.exit(_STOPPED)
+        _end("stopped; nothing was written")
+
+
+def _stop(*_: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not stop the clean-up
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from megatron_bielik import checkpoint_files as files
 from megatron_bielik.presets import ModelShape
 from megatron_bielik.surgery.architecture import VOCABULARY_TENSORS, Mapping, mappings
 from megatron_bielik.surgery.hf_config import read_shape, write_config
-from megatron_bielik.surgery.model_folder import copy_companions, output_folder
+from megatron_bielik.surgery.model_folder import HEAD, check_tied, copy_companions, output_folder
 from megatron_bielik.surgery.native_files import NativeReader, write_tensors
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, write_safetensors
 
@@ -137,8 +137,10 @@ def _check_names(
     missing = sorted(names - set(reader.files))
     if missing:
         raise ConversionError(f"{source} lacks {len(missing)} tensors, the first is {missing[0]}")
+    if shape.tie_embeddings:
+        check_tied(reader)
     # A tied model may carry a copy of its input matrix.
-    unexpected = sorted(set(reader.files) - names - ({"lm_head.weight"} if shape.tie_embeddings else set()))
+    unexpected = sorted(set(reader.files) - names - ({HEAD} if shape.tie_embeddings else set()))
     if unexpected:
         raise ConversionError(
             f"{source} has {len(unexpected)} tensors its config.json does not explain, the first is {unexpected[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from megatron_bielik import checkpoint_files as files
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # of Llama and Qwen2
 _CODE = frozenset({".py", ".pyc", ".so", ".pkl", ".pickle", ".bin", ".pt", ".pth"})
 _TRIED = ("Zażółć gęślą jaźń (17 km).", " two  spaces\n\n\tand 😀", "don't")
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -24,6 +26,31 @@ _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 @contextmanager
 def output_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """A temporary folder beside the output that takes its name at the end, or is removed on any error or interruption.
+
+    Raises:
+        ConversionError: As check_output; or the disk becomes full.
+    """
+    check_output(output, needed_bytes)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ConversionError(
+            f"the disk of {output} became full, nothing is left there: choose another --output"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(output: Path, needed_bytes: int = 0) -> None:
+    """Whether a folder can be written.
 
     Args:
         output: New, or an empty folder.
@@ -38,16 +65,6 @@ def output_folder(output: Path, needed_bytes: int = 0) -> Iterator[Path]:
         raise ConversionError(
             f"{output} needs {needed_bytes / 1e9:,.2f} GB, its disk has {free / 1e9:,.2f} GB free: choose another --output"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def free_bytes(output: Path) -> int:
@@ -90,6 +107,22 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_tied(reader: SafetensorsReader) -> None:
+    """For a model whose config ties its output matrix: raise ConversionError if the files hold another one.
+
+    transformers would use that one, a tool that goes by the config would lose it.
+    """
+    if HEAD not in reader.files:
+        return
+    if reader.shape(HEAD) != reader.shape(EMBEDDING) or not all(
+        torch.equal(one, two) for one, two in zip(reader.row_blocks(EMBEDDING), reader.row_blocks(HEAD), strict=False)
+    ):
+        raise ConversionError(
+            f"{reader.folder / CONFIG} ties {HEAD} to {EMBEDDING}, but the files hold another one: "
+            "set tie_word_embeddings to false, or remove it from the files"
+        )
+
+
 def copy_companions(source: Path, target: Path) -> None:
     """Copy tokenizer, chat template and generation defaults; neither weights nor pickles nor code."""
     files.copy_companions(source, target)
@@ -110,8 +143,12 @@ def check_loads(folder: Path) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM  # 3 s
 
     reader = SafetensorsReader(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    except Exception as error:  # transformers has no error of its own for a config that it cannot use
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise ConversionError(f"{folder / CONFIG}: transformers makes no model of it ({reason[:200]})") from None
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     # Of names that share a parameter, the files need only the first.
     parameters = dict(model.named_parameters())
@@ -137,8 +174,11 @@ def tokenizer_note(folder: Path) -> str | None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    own = Tokenizer.from_file(str(folder / TOKENIZER))
-    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        own = Tokenizer.from_file(str(folder / TOKENIZER))
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises nothing more special
+        return f"its {TOKENIZER} does not load: {error}".replace("\n", " ")
     if all(
         loaded.encode(text, add_special_tokens=False) == own.encode(text, add_special_tokens=False).ids
         for text in _TRIED

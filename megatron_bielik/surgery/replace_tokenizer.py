@@ -13,7 +13,10 @@ import torch
 from megatron_bielik.surgery.combinations import Initialization, SourceMatrix, new_rows
 from megatron_bielik.surgery.methods import Initializer, Method
 from megatron_bielik.surgery.model_folder import (
+    EMBEDDING,
+    HEAD,
     check_loads,
+    check_tied,
     copy_companions,
     output_folder,
     read_config,
@@ -24,7 +27,6 @@ from megatron_bielik.surgery.replacement_report import REPORT, Report, make_repo
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader, byte_counts, write_safetensors
 from megatron_bielik.tokenizer.vocabulary import Vocabulary
 
-INPUT, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 Progress = Callable[[int, int], None]
 
 
@@ -49,7 +51,7 @@ class SourceModel:
         """Raises ConversionError for a model that is damaged, named otherwise, or smaller than its tokenizer."""
         config, reader = read_config(folder), SafetensorsReader(folder)
         tied = bool(config.get("tie_word_embeddings", False))
-        for name in (INPUT,) if tied else (INPUT, OUTPUT):
+        for name in (EMBEDDING,) if tied else (EMBEDDING, HEAD):
             if name not in reader.files:
                 raise ConversionError(f"{folder} has no {name}: only models with Llama's names are known")
             if reader.shape(name) != (config.get("vocab_size"), config.get("hidden_size")):
@@ -57,6 +59,8 @@ class SourceModel:
                     f"{folder}: {name} is {reader.shape(name)}, config.json says {config.get('vocab_size')} tokens of "
                     f"{config.get('hidden_size')}"
                 )
+        if tied:
+            check_tied(reader)
         if len(vocabulary) > config["vocab_size"]:
             raise ConversionError(
                 f"the tokenizer in {vocabulary.folder} has {len(vocabulary):,} tokens, {folder} has rows for "
@@ -66,7 +70,7 @@ class SourceModel:
 
     def matrix(self, name: str, tokens: int) -> SourceMatrix:
         """The input or output matrix; a tied model has one for both."""
-        return SourceMatrix.of_file(self.reader, INPUT if self.tied else name, tokens)
+        return SourceMatrix.of_file(self.reader, EMBEDDING if self.tied else name, tokens)
 
 
 def replace_tokenizer(
@@ -96,10 +100,10 @@ def replace_tokenizer(
     """
     source, target = SourceModel.open(model, initializer.source), initializer.target
     reader, tied = source.reader, source.tied and keep_tied
-    names = [name for name in reader.files if name not in (INPUT, OUTPUT)]
+    names = [name for name in reader.files if name not in (EMBEDDING, HEAD)]
     shape = (len(target), source.config["hidden_size"])
-    shapes = {INPUT: shape, **{name: reader.shape(name) for name in names}, **({} if tied else {OUTPUT: shape})}
-    dtypes = {name: reader.dtype(INPUT if name == OUTPUT and source.tied else name) for name in shapes}
+    shapes = {EMBEDDING: shape, **{name: reader.shape(name) for name in names}, **({} if tied else {HEAD: shape})}
+    dtypes = {name: reader.dtype(EMBEDDING if name == HEAD and source.tied else name) for name in shapes}
     initializer.check([method])
     with output_folder(output, sum(byte_counts(shapes, dtypes).values())) as folder:
         initialization = initializer.build(method)
@@ -107,7 +111,7 @@ def replace_tokenizer(
         def tensors() -> Iterator[tuple[str, Iterable[torch.Tensor]]]:
             for done, name in enumerate(shapes, start=1):
                 progress(done, len(shapes))
-                if name in (INPUT, OUTPUT):
+                if name in (EMBEDDING, HEAD):
                     yield name, new_rows(initialization, source.matrix(name, len(initializer.source)), seed)
                 else:
                     yield name, reader.row_blocks(name)
@@ -118,7 +122,7 @@ def replace_tokenizer(
         _write_configs(folder, source, initializer, tied)
         parameters = check_loads(folder)
         report = make_report(
-            initializer, method, initialization, source.matrix(INPUT, len(initializer.source)), parameters
+            initializer, method, initialization, source.matrix(EMBEDDING, len(initializer.source)), parameters
         )
         report = replace(report, note=tokenizer_note(folder))
         write_json(folder / REPORT, report.as_json())
@@ -130,9 +134,9 @@ def matrices(
 ) -> list[torch.Tensor]:
     """The new input and output matrix in memory, in the model's type: for evaluation."""
     made = []
-    for name in (INPUT, OUTPUT):
+    for name in (EMBEDDING, HEAD):
         rows = torch.cat(list(new_rows(initialization, source.matrix(name, len(initializer.source)), seed)))
-        made.append(rows.to(source.reader.dtype(INPUT if source.tied else name)))
+        made.append(rows.to(source.reader.dtype(EMBEDDING if source.tied else name)))
     return made
 
 

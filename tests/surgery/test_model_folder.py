@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from megatron_bielik.surgery.model_folder import (
     check_loads,
+    check_tied,
     copy_companions,
     output_folder,
     parse_size,
     read_config,
 )
-from megatron_bielik.surgery.safetensors_files import ConversionError
+from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader
 
 
 def test_appears_at_the_end(tmp_path: Path) -> None:
@@ -150,3 +153,40 @@ def test_a_config_of_more_layers(hf_model: Callable[..., Any], tmp_path: Path) -
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
     with pytest.raises(ConversionError, match=r"lacks model\.layers\.3\."):
         check_loads(tmp_path)
+
+
+@pytest.mark.parametrize("field", [{"hidden_size": "96"}, {"hidden_act": "none such"}])
+def test_a_config_that_transformers_cannot_use(
+    field: dict[str, str], hf_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    hf_model("qwen2").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | field))
+    with pytest.raises(ConversionError, match=r"config.json: transformers makes no model of it") as caught:
+        check_loads(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "sound"), [("none", True), ("value", False), ("rows", False)])
+def test_a_tie_that_the_files_contradict(
+    change: str, sound: bool, hf_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    """transformers would take the files' output matrix for such a model, so going by the config would lose it."""
+    hf_model("qwen2-tied").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    if change == "value":
+        head[-1, -1] += 1
+    save_file(tensors | {"lm_head.weight": head[1:] if change == "rows" else head}, tmp_path / "model.safetensors")
+    with contextlib.nullcontext() if sound else pytest.raises(ConversionError, match="but the files hold another one"):
+        check_tied(SafetensorsReader(tmp_path))
+
+
+def test_a_full_disk_is_told_with_a_way_out(tmp_path: Path) -> None:
+    def write() -> None:
+        with output_folder(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConversionError, match=r"the disk of .*out became full, nothing is left there: choose another"):
+        write()
+    assert list(tmp_path.iterdir()) == []

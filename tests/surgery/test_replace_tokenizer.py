@@ -262,7 +262,7 @@ def test_nothing_is_left_of_an_interrupted_run(
         if done > total // 2:
             raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises((ConversionError, KeyboardInterrupt), match=r"became full|^$"):
         replace_tokenizer(Initializer(given), model(), "mean", tmp_path / "new", progress=progress)
     assert list(tmp_path.iterdir()) == []
 
