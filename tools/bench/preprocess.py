@@ -20,13 +20,14 @@ from random import Random
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 import megatron_bielik.parallel  # noqa: F401  (hides megatron-core's notes about optional packages)
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.data.encode import load_tokenizer
 from megatron_bielik.data.preprocess import PreprocessOptions, preprocess
 from megatron_bielik.data.shards import ShardReader, token_dtype
+from megatron_bielik.tokenizer.byte_level import train_byte_level, write_byte_level
 from megatron_bielik.tokenizer.train import build_tokenizer
 
 EXAMPLES = """examples:
@@ -35,10 +36,6 @@ EXAMPLES = """examples:
   python tools/bench/preprocess.py --tokenizer llama --vocab-size 32000
 rare words are random syllables put into the grammar's text: real text has a long tail of words, which a cache cannot hold
 """
-EOS = "<|endoftext|>"
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _CONSONANTS, _VOWELS = "b c d f g h j k l ł m n p r s t w z sz cz rz ch", "a e i o u y ą ę ó"
 _SYLLABLES = [consonant + vowel for consonant in _CONSONANTS.split() for vowel in _VOWELS.split()]
 
@@ -68,25 +65,8 @@ def make_tokenizer(kind: str, vocab_size: int, text: Path, folder: Path) -> int:
         return build_tokenizer([text.encode() for text in texts], vocab_size, folder).entries
     tokenizer = train_byte_level(texts, vocab_size)
     folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    write_byte_level(tokenizer, folder)
     return tokenizer.get_vocab_size()
-
-
-def train_byte_level(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of the kind of Qwen2.5: its split, bytes as the alphabet."""
-    tokenizer = Tokenizer(models.BPE())
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLIT), "isolated"), to_bytes])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(EOS, special=True, normalized=False)],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 _peer_tokenizer: Tokenizer | None = None
