@@ -45,6 +45,7 @@ format: $(READY)  ## put the code into the house's form
 
 bench: $(READY)  ## the benchmarks that need no GPU
 	python tools/bench/preprocess.py
+	python tools/bench/focus.py
 
 clean:  ## remove what the demo and the tests made (not .venv)
-	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf demo experiments build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

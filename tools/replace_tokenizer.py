@@ -11,9 +11,9 @@ from megatron_bielik.data.documents import documents
 from megatron_bielik.data.errors import DataError
 from megatron_bielik.surgery.auxiliary_vectors import FastTextOptions, default_cache
 from megatron_bielik.surgery.command import one_line_errors, progress_bar
-from megatron_bielik.surgery.first_loss import first_losses, write_losses
-from megatron_bielik.surgery.methods import METHODS, Initializer, Materials
-from megatron_bielik.surgery.model_folder import parse_size
+from megatron_bielik.surgery.first_loss import Loss, first_losses, write_losses
+from megatron_bielik.surgery.methods import METHODS, Initializer, Materials, Method
+from megatron_bielik.surgery.model_folder import check_output, parse_size
 from megatron_bielik.surgery.replace_tokenizer import replace_tokenizer
 from megatron_bielik.tokenizer.vocabulary import VocabularyError
 
@@ -83,25 +83,32 @@ def main() -> None:
             )
         )
         initializer.check(compared)
+        check_output(given.output)
+        # Before the model is written: an evaluation that is stopped leaves nothing half done.
+        losses = evaluate(initializer, given, compared) if given.evaluate else []
         with progress_bar(given.method) as progress:
             report = replace_tokenizer(
                 initializer, given.model, given.method, given.output, given.keep_tied, given.seed,
                 parse_size(given.shard_size), progress,
             )  # fmt: skip
-        Console().print(report.table())
-        print(f"{report.parameters:,} parameters -> {given.output}")
-        if report.note:
-            print(f"note: {report.note}")
-        if given.evaluate:
-            held_out = documents(given.evaluate, given.json_key, option="--evaluate")
-            with Console(stderr=True).status("evaluating") as status:
-                losses = first_losses(
-                    initializer, given.model, compared, held_out, given.documents, given.seed,
-                    progress=lambda name: status.update(f"evaluating {name}"),
-                )  # fmt: skip
+        if losses:
             write_losses(losses, given.output)
-            for loss in losses:
-                print(f"{loss.name:>8}: {loss.per_character:.4f} nats per character, {loss.per_token:.4f} per token")
+    Console().print(report.table())
+    for loss in sorted(losses, key=lambda loss: loss.per_character):
+        print(f"{loss.name:>8}: {loss.per_character:.4f} nats per character, {loss.per_token:.4f} per token")
+    print(f"{report.parameters:,} parameters -> {given.output}")
+    if report.note:
+        print(f"note: {report.note}")
+
+
+def evaluate(initializer: Initializer, given: argparse.Namespace, methods: list[Method]) -> list[Loss]:
+    """The first loss of the model as it is and of every method."""
+    held_out = documents(given.evaluate, given.json_key, option="--evaluate")
+    with Console(stderr=True).status("evaluating") as status:
+        return first_losses(
+            initializer, given.model, methods, held_out, given.documents, given.seed,
+            progress=lambda name: status.update(f"evaluating {name}"),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def first_losses(
         ConversionError: No text.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source = SourceModel.open(model, initializer.source)
     initializer.check(methods)
     held_out = [text[:CHARACTERS] for text, _ in zip(_not_empty(texts), range(limit), strict=False)]
