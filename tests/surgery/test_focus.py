@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import entmax
 import pytest
 import torch
 
@@ -26,7 +27,6 @@ def dense(support: tuple[torch.Tensor, torch.Tensor, torch.Tensor], columns: int
 @pytest.mark.parametrize("scale", [0.001, 0.2, 5.0])
 def test_sparsemax_is_entmax(rows: int, columns: int, scale: float) -> None:
     """A small scale makes supports wider than what is looked at first, a large one makes them a single column."""
-    entmax = pytest.importorskip("entmax")
     scores = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(columns))
     found = dense(sparsemax(scores), columns)
     torch.testing.assert_close(found.double(), entmax.sparsemax(scores.double(), dim=1), atol=1e-6, rtol=0)
@@ -109,7 +109,6 @@ class TestDeepfocus:
         return sentencepiece_like(folder / "new", made, 1500), byte_level(folder / "old", made[:100], 1200)
 
     def test_agrees(self, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("deepfocus")
         import deepfocus.focus as theirs
         from transformers import AutoTokenizer
 
