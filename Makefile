@@ -16,7 +16,7 @@ help:  ## this list
 
 venv: $(READY)  ## set up .venv with the pinned packages and build csrc/
 
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp)
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*.hpp)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "needs Python 3.11 to 3.13, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

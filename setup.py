@@ -9,8 +9,15 @@ SOURCES = sorted(Path("csrc").glob("*.cpp"))
 
 setup(
     ext_modules=[
-        # csrc/name.cpp becomes megatron_bielik._name
-        Pybind11Extension(f"megatron_bielik._{path.stem}", [str(path)], cxx_std=17, extra_compile_args=["-O3"])
+        # csrc/name.cpp becomes megatron_bielik._name; headers of its own stand in csrc/name/
+        Pybind11Extension(
+            f"megatron_bielik._{path.stem}",
+            [str(path)],
+            depends=[str(header) for header in sorted(path.with_suffix("").glob("*.hpp"))],
+            cxx_std=17,
+            extra_compile_args=["-O3", "-pthread"],
+            extra_link_args=["-pthread"],
+        )
         for path in SOURCES
     ],
     cmdclass={"build_ext": build_ext},
