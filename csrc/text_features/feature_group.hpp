@@ -31,6 +31,7 @@ class Row {
 struct Workspace {
     Scan scan;
     Counter counter;
+    Ngrams ngrams;
     Vocabulary vocabulary;
     std::vector<uint32_t> ids, numbers, seen;
     std::vector<uint64_t> keys;

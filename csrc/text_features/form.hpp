@@ -225,8 +225,9 @@ class FormFeatures : FeatureGroup {
     void repetition() {
         const std::vector<uint32_t> &ids = w_.ids;
         const size_t n = ids.size();
-        const Repeats two = repeated_ngrams(ids, 2, w_.counter), three = repeated_ngrams(ids, 3, w_.counter);
-        const Repeats five = repeated_ngrams(ids, 5, w_.counter), ten = repeated_ngrams(ids, 10, w_.counter);
+        w_.ngrams.start(ids);
+        const Repeats two = w_.ngrams.of(ids, 2, w_.counter), three = w_.ngrams.of(ids, 3, w_.counter);
+        const Repeats five = w_.ngrams.of(ids, 5, w_.counter), ten = w_.ngrams.of(ids, 10, w_.counter);
         put_("duplicate_2gram_ratio", two.duplicates);
         put_("duplicate_3gram_ratio", three.duplicates);
         put_("duplicate_5gram_ratio", five.duplicates);

@@ -100,13 +100,15 @@ class GrammarFeatures : FeatureGroup {
         return ratio(most, static_cast<double>(all));
     }
 
+    static constexpr int64_t PARTS[] = {0, 420, 210, 140, 105, 84, 70, 60};
     // Counts in 1/420: a word with k possible values gives 420/k to each, which is whole for k up to 7.
     template <size_t N>
     static void spread(int mask, int64_t (&counts)[N]) {
         if (!mask) return;
-        const int64_t part = 420 / __builtin_popcount(static_cast<unsigned>(mask));
-        for (size_t i = 0; i < N; ++i)
-            if (mask >> i & 1) counts[i] += part;
+        int64_t values = 0;
+        for (size_t i = 0; i < N; ++i) values += mask >> i & 1;
+        const int64_t part = PARTS[values];
+        for (size_t i = 0; i < N; ++i) counts[i] += (mask >> i & 1) * part;
     }
     template <size_t N>
     static double total(const int64_t (&counts)[N]) {

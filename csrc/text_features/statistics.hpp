@@ -141,17 +141,41 @@ struct Repeats {
     double duplicates, top;  // share of n-grams that have stood before; share of the most frequent one if it stands twice
 };
 
-inline Repeats repeated_ngrams(const std::vector<uint32_t> &ids, size_t n, Counter &counter) {
-    if (ids.size() < n) return {0, 0};
-    const size_t total = ids.size() - n + 1;
-    counter.start(total);
-    for (size_t i = 0; i < total; ++i) {
-        uint64_t key = HASH_START;
-        for (size_t k = 0; k < n; ++k) key = extend(key, ids[i + k]);
-        counter.add(mix(key));
+// Repeated sequences of words, shorter ones first: a sequence can only stand twice where its beginning does, so that in ordinary
+// text hardly anything is left to be looked at after pairs of words.
+class Ngrams {
+  public:
+    void start(const std::vector<uint32_t> &ids) {
+        positions_.resize(ids.size());
+        for (size_t i = 0; i < ids.size(); ++i) positions_[i] = static_cast<uint32_t>(i);
     }
-    const double all = static_cast<double>(total);
-    return {1 - static_cast<double>(counter.distinct()) / all, counter.most() > 1 ? static_cast<double>(counter.most()) / all : 0.0};
-}
+
+    // Of n words; n must be larger than in the call before.
+    Repeats of(const std::vector<uint32_t> &ids, size_t n, Counter &counter) {
+        if (ids.size() < n) return {0, 0};
+        while (!positions_.empty() && positions_.back() + n > ids.size()) positions_.pop_back();
+        counter.start(positions_.size());
+        slots_.clear();
+        uint32_t most = 0;
+        for (const uint32_t position : positions_) {
+            uint64_t key = HASH_START;
+            for (size_t k = 0; k < n; ++k) key = extend(key, ids[position + k]);
+            const size_t slot = counter.slot(mix(key));
+            most = std::max(most, ++counter.at(slot));
+            slots_.push_back(slot);
+        }
+        const double all = static_cast<double>(ids.size() - n + 1);
+        const double repeats = static_cast<double>(static_cast<int64_t>(positions_.size()) - counter.distinct());
+        size_t kept = 0;
+        for (size_t i = 0; i < positions_.size(); ++i)
+            if (counter.at(slots_[i]) > 1) positions_[kept++] = positions_[i];
+        positions_.resize(kept);
+        return {repeats / all, most > 1 ? most / all : 0.0};
+    }
+
+  private:
+    std::vector<uint32_t> positions_;
+    std::vector<size_t> slots_;
+};
 
 }  // namespace text_features
