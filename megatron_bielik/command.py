@@ -1,16 +1,15 @@
-"""What the surgery commands share: errors in one line, a stopped run that leaves nothing, progress by tensors."""
+"""What commands share: errors in one line, a stopped run that leaves nothing, progress bars."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import Progress
-
-from megatron_bielik.surgery.safetensors_files import ConversionError
 
 
 @contextmanager
@@ -18,9 +17,9 @@ def one_line_errors(*more: type[Exception]) -> Iterator[None]:
     """End the process with exit code 1 and one line on stderr for what the user can mend, Ctrl-C and SIGTERM.
 
     Args:
-        more: Errors that are the user's, beside ConversionError and OSError. Others are bugs and keep their traceback.
+        more: Errors that are the user's, beside OSError. Others are bugs and keep their traceback.
     """
-    errors: tuple[type[Exception], ...] = (ConversionError, OSError, *more)
+    errors: tuple[type[Exception], ...] = (OSError, *more)
     # An exception, unlike SIGTERM's default, runs the clean-up of half-written folders.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -50,3 +49,18 @@ def progress_bar(label: str = "tensors") -> Iterator[Callable[[int, int], None]]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def rate_line() -> Iterator[Callable[[int, int], None]]:
+    """Documents, megabytes and MB/s so far, on stderr if that is a terminal; for work whose end is not known before."""
+    console = Console(stderr=True)
+    begun = time.monotonic()
+    with console.status("starting") if console.is_terminal else nullcontext() as status:
+
+        def show(documents: int, size: int) -> None:
+            if status is not None:
+                rate = size / 1e6 / max(time.monotonic() - begun, 1e-9)
+                status.update(f"{documents:,} documents, {size / 1e6:,.0f} MB, {rate:.1f} MB/s")
+
+        yield show

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from megatron_bielik.checkpoint_files import CheckpointError
-from megatron_bielik.surgery.command import one_line_errors, progress_bar
+from megatron_bielik.command import one_line_errors, progress_bar
 from megatron_bielik.surgery.convert import DTYPES, export_hf, import_hf
+from megatron_bielik.surgery.safetensors_files import ConversionError
 
 EXAMPLES = """examples:
   python tools/convert_checkpoint.py import-hf --input Qwen2.5-1.5B --output checkpoints/qwen
@@ -31,7 +32,7 @@ def main() -> None:
     is_import = options.direction == "import-hf"
     convert = import_hf if is_import else partial(export_hf, verify=not options.no_verify)
     started = time.perf_counter()
-    with one_line_errors(CheckpointError), progress_bar() as progress:
+    with one_line_errors(ConversionError, CheckpointError), progress_bar() as progress:
         done = convert(options.input, options.output, options.dtype, progress=progress)
     seconds = time.perf_counter() - started
     print(f"{done.parameters:,} parameters, {str(done.dtype).removeprefix('torch.')}, {seconds:.1f} s -> {done.output}")

@@ -6,9 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
-from megatron_bielik.surgery.command import one_line_errors, progress_bar
+from megatron_bielik.command import one_line_errors, progress_bar
 from megatron_bielik.surgery.merge import DTYPES, METHODS, MergeOptions, merge, parse_pattern_weights, plan_merge
 from megatron_bielik.surgery.model_folder import parse_size
+from megatron_bielik.surgery.safetensors_files import ConversionError
 
 EXAMPLES = """examples:
   python tools/merge_models.py --models sft-a sft-b sft-c --weights 0.5 0.3 0.2 --output merged
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done")
     args = parser.parse_args()
     started = time.perf_counter()
-    with one_line_errors():
+    with one_line_errors(ConversionError):
         patterns = tuple(map(parse_pattern_weights, args.pattern_weights))
         options = MergeOptions(
             tuple(args.models), args.method, args.weights and tuple(args.weights), args.t, patterns, args.base,

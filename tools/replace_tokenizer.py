@@ -7,14 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from megatron_bielik.command import one_line_errors, progress_bar
 from megatron_bielik.data.documents import documents
 from megatron_bielik.data.errors import DataError
 from megatron_bielik.surgery.auxiliary_vectors import FastTextOptions, default_cache
-from megatron_bielik.surgery.command import one_line_errors, progress_bar
 from megatron_bielik.surgery.first_loss import Loss, first_losses, write_losses
 from megatron_bielik.surgery.methods import METHODS, Initializer, Materials, Method
 from megatron_bielik.surgery.model_folder import check_output, parse_size
 from megatron_bielik.surgery.replace_tokenizer import replace_tokenizer
+from megatron_bielik.surgery.safetensors_files import ConversionError
 from megatron_bielik.tokenizer.vocabulary import VocabularyError
 
 EXAMPLES = """examples:
@@ -64,7 +65,7 @@ def main() -> None:
     """Replace, report, and evaluate if asked."""
     given = arguments()
     compared = list(dict.fromkeys([given.method, *given.compare, "random"]))
-    with one_line_errors(VocabularyError, DataError):
+    with one_line_errors(ConversionError, VocabularyError, DataError):
         initializer = Initializer(
             Materials(
                 source=given.source_tokenizer or given.model,

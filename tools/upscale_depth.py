@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_bielik.surgery.command import one_line_errors, progress_bar
+from megatron_bielik.command import one_line_errors, progress_bar
 from megatron_bielik.surgery.model_folder import parse_size
+from megatron_bielik.surgery.safetensors_files import ConversionError
 from megatron_bielik.surgery.upscale import FORMS, RECORD, depth_map, parse_layer_map, plan_upscale, upscale
 
 EXAMPLES = """examples:
@@ -38,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.layer_map is not None and (args.drop or args.repeat_edges):
         parser.error("--layer-map says it all: leave out --drop and --repeat-edges")
-    with one_line_errors():
+    with one_line_errors(ConversionError):
         shard_bytes = parse_size(args.shard_size)
         plan = plan_upscale(
             args.model,

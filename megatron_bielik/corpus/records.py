@@ -1,0 +1,194 @@
+"""Records with all their fields: read from jsonl, parquet and txt files, written as jsonl that appears when complete."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import pyarrow.parquet
+import zstandard
+
+from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.inputs import InputFile, decompress, find_inputs, one_line
+
+Record = dict[str, Any]
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass
+class ReadCount:
+    """What a reader met. bad: lines that are no record with a text; first_bad: place and reason of the first 20."""
+
+    records: int = 0
+    text_bytes: int = 0
+    bad: int = 0
+    first_bad: list[str] = field(default_factory=list)
+
+    def add_bad(self, place: str, reason: str) -> None:
+        self.bad += 1
+        if len(self.first_bad) < 20:
+            self.first_bad.append(f"{place}: {reason}")
+
+
+def read_records(patterns: Sequence[str], text_key: str, count: ReadCount, option: str = "--input") -> Iterator[Record]:
+    """Records in the order of the inputs; what is none is counted and passed over.
+
+    Args:
+        patterns: Files or glob patterns: .jsonl, .jsonl.gz, .jsonl.zst, .parquet and .txt (a file is a record).
+        text_key: Key of the text, which must be a str.
+        count: Takes what was met.
+        option: What the user gave the patterns with, for messages.
+
+    Raises:
+        DataError: A file that is missing or damaged as a whole.
+    """
+    for source in find_inputs(patterns, option):
+        for place, record in _records_of(source, text_key):
+            if isinstance(record, str):
+                count.add_bad(place, record)
+                continue
+            text = record.get(text_key)
+            if not isinstance(text, str):
+                count.add_bad(place, f"no text under {text_key!r}")
+                continue
+            count.records += 1
+            yield record
+
+
+def _records_of(source: InputFile, text_key: str) -> Iterator[tuple[str, Record | str]]:
+    """Place of each record, and the record or why it is none."""
+    try:
+        if source.format == "parquet":
+            file = pyarrow.parquet.ParquetFile(source.path)
+            number = 0
+            for batch in file.iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{source.path}, row {number}", row
+        elif source.format == "txt":
+            yield source.path, {text_key: Path(source.path).read_text(encoding="utf-8")}
+        else:
+            for number, line in enumerate(_lines(source), 1):
+                if line.strip():
+                    yield f"{source.path}, line {number}", _parse(line)
+    except DataError:
+        raise
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"{source.path} cannot be read: {one_line(error)[:200]}") from error
+
+
+def _parse(line: bytes) -> Record | str:
+    try:
+        record = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError as error:
+        return f"no JSON: {error}"
+    return record if isinstance(record, dict) else "no JSON object"
+
+
+def _lines(source: InputFile) -> Iterator[bytes]:
+    with Path(source.path).open("rb") as raw:
+        if source.format == "jsonl":
+            yield from raw
+            return
+        rest = b""
+        for block in decompress(raw, source.format, source.path):
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+        yield rest
+
+
+@contextmanager
+def record_writer(path: Path) -> Iterator[IO[bytes]]:
+    """A stream for .jsonl, .jsonl.gz or .jsonl.zst; the file appears under its name when the block ends without an error.
+
+    Raises:
+        DataError: Another suffix, or a disk that refuses; nothing is left under the name.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+        raise DataError(f"--output is {path}, needs a name ending in .jsonl, .jsonl.gz or .jsonl.zst")
+    temporary = path.with_name(path.name + ".tmp")
+    guard = partial(_no_room, path)
+    try:
+        with guard():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raw = temporary.open("wb", buffering=0)
+        try:
+            buffer = _Buffer(raw)
+            stream = _compressed(buffer, path.suffix)
+            yield _Guarded(stream, guard)  # type: ignore[misc]
+            with guard():
+                stream.close()
+                buffer.close()
+        finally:
+            raw.close()
+        with guard():
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compressed(buffer: Any, suffix: str) -> Any:
+    """A stream into the buffer. An unfinished one must not be closed: its last bytes would be written."""
+    if suffix == ".gz":
+        # No time and no name in the header: the same records give the same file.
+        return gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6)
+    if suffix == ".zst":
+        return zstandard.ZstdCompressor(level=3).stream_writer(buffer, closefd=False)
+    return buffer
+
+
+class _Buffer:
+    """Writes in blocks, and drops what is left when it is not closed, which io.BufferedWriter does not."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._parts, self._size = raw, list[bytes](), 0
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= _BLOCK_BYTES:
+            self.close()
+        return len(data)
+
+    def close(self) -> None:
+        block = memoryview(b"".join(self._parts))
+        self._parts, self._size = [], 0
+        while block:
+            block = block[self._raw.write(block) :]
+
+
+@contextmanager
+def _no_room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+class _Guarded:
+    """Writes, and tells a full disk from other errors of the block it stands in."""
+
+    def __init__(self, stream: Any, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        self._stream, self._guard = stream, guard
+
+    def write(self, data: bytes) -> int:
+        with self._guard():
+            return int(self._stream.write(data))
+
+
+def dump(record: Record) -> bytes:
+    """A record as one JSON line, line feed included. Lone surrogates, which UTF-8 has no form for, become U+FFFD."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        clean = {
+            key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for key, value in record.items()
+        }
+        return orjson.dumps(clean, option=orjson.OPT_APPEND_NEWLINE, default=str)
