@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,6 +59,7 @@ def read_records(patterns: Sequence[str], text_key: str, count: ReadCount, optio
                 count.add_bad(place, f"no text under {text_key!r}")
                 continue
             count.records += 1
+            count.text_bytes += utf8_size(text)
             yield record
 
 
@@ -180,6 +182,18 @@ class _Guarded:
     def write(self, data: bytes) -> int:
         with self._guard():
             return int(self._stream.write(data))
+
+
+def utf8_size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    """Lists of `size` records; the last one may be shorter."""
+    iterator = iter(records)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def dump(record: Record) -> bytes:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from megatron_bielik.corpus.features import FeatureExtractor
 from megatron_bielik.corpus.labelled import LABELS
 from megatron_bielik.corpus.quality import HIGH, MEDIUM, QualityError, QualityModel
-from megatron_bielik.corpus.records import ReadCount, Record, dump, read_records, record_writer
+from megatron_bielik.corpus.records import ReadCount, Record, batches, dump, read_records, record_writer, utf8_size
 
 _BATCH = 512
 
@@ -48,7 +48,6 @@ class ScoreCount:
     read: ReadCount = field(default_factory=ReadCount)
     kept: int = 0
     kept_bytes: int = 0
-    text_bytes: int = 0
     classes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LABELS, 0))
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(20, np.int64))
     seconds: float = 0.0
@@ -63,9 +62,7 @@ def score_records(
     count: ScoreCount,
 ) -> Iterator[tuple[Record, bool]]:
     """Each record with "quality": {"label", "low", "medium", "high"} put in, and whether the thresholds keep it."""
-    batch: list[Record] = []
-
-    def flush() -> Iterator[tuple[Record, bool]]:
+    for batch in batches(records, _BATCH):
         texts = [record[text_key] for record in batch]
         probabilities = model.probabilities(extractor(texts))
         kept = thresholds.keep(probabilities).tolist()
@@ -73,22 +70,12 @@ def score_records(
         likeliest = probabilities.argmax(axis=1).tolist()
         count.histogram += np.histogram(probabilities[:, HIGH], bins=20, range=(0, 1))[0]
         for record, text, row, keep, label in zip(batch, texts, rounded, kept, likeliest, strict=True):
-            size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-            count.text_bytes += size
             count.classes[LABELS[label]] += 1
             if keep:
                 count.kept += 1
-                count.kept_bytes += size
+                count.kept_bytes += utf8_size(text)
             record["quality"] = {"label": LABELS[label], "low": row[0], "medium": row[1], "high": row[2]}
             yield record, keep
-
-    for record in records:
-        batch.append(record)
-        if len(batch) == _BATCH:
-            yield from flush()
-            batch = []
-    if batch:
-        yield from flush()
 
 
 def score_files(

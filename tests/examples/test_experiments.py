@@ -32,3 +32,13 @@ def test_tokenizer_replacement(tmp_path: Path) -> None:
     run_quick("tokenizer_replacement", tmp_path / "out")
     again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if "results" not in path.name}
     assert again == {path: again[path] if path.is_dir() else time for path, time in made.items()}
+
+
+def test_quality_classifier(tmp_path: Path) -> None:
+    printed = run_quick("quality_classifier", tmp_path / "out")
+    assert printed.count("ordinal-balanced") >= 3
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    scores = results["softprob-none"]["new_level_and_corruptions"]
+    assert scores["documents"] == 120
+    assert scores["accuracy"] > 0.6
+    assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
