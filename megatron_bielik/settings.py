@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from megatron_bielik.config import Config, DatasetSpec
+from megatron_bielik.config import Config
 
 
 class SettingsError(ValueError):
@@ -25,9 +25,22 @@ class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Types and defaults with every option, examples as they were written."""
 
 
-def make_parser(program: str, description: str, epilog: str = "") -> ArgumentParser:
-    """A parser for --config FILE..., --print_config and every option of Config as --section.name VALUE."""
-    parser = ArgumentParser(
+class OptionsParser(ArgumentParser):
+    """A parser that knows the dataclass its options come from."""
+
+    options: type = Config
+
+
+def make_parser(program: str, description: str, epilog: str = "", options: type = Config) -> OptionsParser:
+    """A parser for --config FILE..., --print_config and every option of a dataclass as --section.name VALUE.
+
+    Args:
+        program: As the user calls it.
+        description: What it does.
+        epilog: Examples.
+        options: A dataclass of dataclasses, one per section.
+    """
+    parser = OptionsParser(
         prog=program,
         usage=f"{program} --config FILE [--section.option VALUE]...",  # all options would fill two screens
         formatter_class=_HelpFormatter,
@@ -39,15 +52,16 @@ def make_parser(program: str, description: str, epilog: str = "") -> ArgumentPar
     parser.add_argument(
         "--config", action="config", help="YAML file of options; several are read in order, later ones win"
     )
-    parser.add_class_arguments(Config, as_group=False)
+    parser.options = options
+    parser.add_class_arguments(options, as_group=False)
     return parser
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> tuple[Config, Namespace]:
+def parse(parser: OptionsParser, arguments: Sequence[str] | None = None) -> tuple[Any, Namespace]:
     """Read the options.
 
     Returns:
-        The configuration, and all parsed values (for options that are not in Config).
+        The parser's dataclass, and all parsed values (for options that are not in it).
 
     Raises:
         SettingsError: An unknown option, with the nearest valid name, or a value of the wrong type.
@@ -56,20 +70,22 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> tup
         values = parser.parse_args(arguments)
     except ArgumentError as error:
         raise SettingsError(_explain(str(error), parser)) from None
-    for field in fields(Config):
-        if not isinstance(values[field.name], Namespace):
+    kinds = get_type_hints(parser.options)
+    for field in fields(parser.options):
+        if is_dataclass(kinds[field.name]) and not isinstance(values[field.name], Namespace):
             raise SettingsError(f"{field.name} is {values[field.name]!r}, it must be a mapping of options")
     made = parser.instantiate(values)
-    return Config(**{field.name: made[field.name] for field in fields(Config)}), values
+    return parser.options(**{field.name: made[field.name] for field in fields(parser.options)}), values
 
 
 def load_config(*paths: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Configuration of YAML files and "--section.name=value" overrides. Raises SettingsError."""
     arguments = [f"--config={path}" for path in paths]
-    return parse(make_parser("load_config", ""), [*arguments, *overrides])[0]
+    config: Config = parse(make_parser("load_config", ""), [*arguments, *overrides])[0]
+    return config
 
 
-def as_yaml(config: Config) -> str:
+def as_yaml(config: Any) -> str:
     """The configuration as a YAML file that --config reads back to the same values."""
     return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
@@ -84,7 +100,7 @@ def option_names(cls: Any = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def _explain(message: str, parser: ArgumentParser) -> str:
+def _explain(message: str, parser: OptionsParser) -> str:
     """jsonargparse's message in one line: the nearest valid name for an unknown one, the type needed for a wrong value."""
     keys = re.findall(r'Parser key "([^"]+)"', message)
     message = " ".join(message.split())
@@ -95,7 +111,7 @@ def _explain(message: str, parser: ArgumentParser) -> str:
     if keys and required:
         return f"{keys[0]}: an entry lacks {required[1]}"
     value = re.search(r"(?:.*Given value|.*?Got value): (.*?)(?: Subclass types expect|$)", message)
-    kind = _type_of(".".join(keys)) if keys else None
+    kind = _type_of(parser.options, ".".join(keys)) if keys else None
     if value and kind is not None:
         return f"{'.'.join(keys)} is {value[1]!r}, it must be {_in_words(kind)}"
     missing = re.search(r"File does not exist: '?([^']+)'?", message)
@@ -113,9 +129,8 @@ _UNKNOWN = (
 )
 
 
-def _unknown_option(found: str, parser: ArgumentParser) -> str:
-    entries = [f"data.train.{field.name}" for field in fields(DatasetSpec)]
-    names = [*option_names(), *entries, *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help")]
+def _unknown_option(found: str, parser: OptionsParser) -> str:
+    names = [*option_names(parser.options), *_entry_names(parser.options), *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help")]
     # The last part is what people misspell; a name from another section counts too.
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
     leaf = {name.split(".")[-1]: name for name in names}
@@ -123,9 +138,20 @@ def _unknown_option(found: str, parser: ArgumentParser) -> str:
     return f"unknown option {found}" + (f"; did you mean {near[0]}?" if near else "; see --help")
 
 
-def _type_of(name: str) -> Any:
+def _entry_names(cls: Any, prefix: str = "") -> list[str]:
+    """Dotted names of what the entries of lists of dataclasses have."""
+    names = []
+    for name, kind in get_type_hints(cls).items():
+        if is_dataclass(kind):
+            names += _entry_names(kind, f"{prefix}{name}.")
+        elif get_origin(kind) is list and is_dataclass(entry := get_args(kind)[0]):
+            names += [f"{prefix}{name}.{field.name}" for field in fields(entry)]
+    return names
+
+
+def _type_of(options: type, name: str) -> Any:
     """Type of an option by its dotted name, through lists of dataclasses too; none for other arguments."""
-    kind: Any = Config
+    kind: Any = options
     for part in name.split("."):
         kind = get_args(kind)[0] if get_origin(kind) is list else kind
         if not is_dataclass(kind) or part not in (hints := get_type_hints(kind)):

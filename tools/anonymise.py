@@ -1,22 +1,21 @@
-"""Take personal data out of text: placeholders such as <EMAIL>, or made-up values of the same format. Output is jsonl."""
+"""Take personal data out of text: placeholders such as <EMAIL>, or made-up values of the same format."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
 
+from megatron_bielik.command import one_line_errors, rate_line
 from megatron_bielik.corpus.anonymise import KINDS, Anonymiser
-from megatron_bielik.data.documents import documents
-from megatron_bielik.data.errors import write_error
+from megatron_bielik.corpus.records import ReadCount, dump, read_records, record_writer
 
 EXAMPLES = """examples:
   python tools/anonymise.py --input web.jsonl --output clean.jsonl
-  python tools/anonymise.py --input 'web/*.parquet' --output clean.jsonl --mode substitute --seed 7
+  python tools/anonymise.py --input 'web/*.parquet' --output clean.jsonl.zst --mode substitute --seed 7
   python tools/anonymise.py --input mail.txt --output clean.jsonl --types email phone pesel
-each line is {"text": ..., "personal_data": {kind: count}}; inputs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt
+adds "personal_data": {kind: count} to each record
 """
 
 
@@ -24,38 +23,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--input", nargs="+", required=True, help="files or quoted patterns")
-    parser.add_argument("--output", type=Path, required=True, help="JSON lines; appears when complete")
-    parser.add_argument("--mode", default="placeholder", help="placeholder (default) or substitute")
-    parser.add_argument("--types", nargs="+", metavar="TYPE", help=f"some of {', '.join(KINDS)} (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the substitutes; keep it to get the same again")
-    parser.add_argument("--json-key", default="text", help="key or column of the text (default text)")
-    parser.add_argument(
-        "--txt-split", choices=["file", "blank-line"], default="file", help="what ends a document in .txt"
-    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, help=".jsonl(.gz, .zst), .parquet or .txt files or quoted patterns")
+    add("--output", type=Path, required=True, help=".jsonl, .jsonl.gz or .jsonl.zst; appears when complete")
+    add("--mode", default="placeholder", help="placeholder (default) or substitute")
+    add("--types", nargs="+", metavar="TYPE", help=f"some of {', '.join(KINDS)} (default: all)")
+    add("--seed", type=int, default=0, help="chooses the substitutes; keep it to get the same again")
+    add("--text-key", default="text", help="key of the text (default text)")
     args = parser.parse_args()
-    found, count = Counter[str](), 0
-    temporary = args.output.with_name(args.output.name + ".tmp")
-    try:
+    found, count = Counter[str](), ReadCount()
+    with one_line_errors(ValueError):
         anonymiser = Anonymiser(args.mode, args.types, args.seed)
-        texts = documents(args.input, args.json_key, txt_split=args.txt_split)
-        try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                for text in texts:
-                    made = anonymiser.anonymise(text)
-                    found.update(made.found)
-                    count += 1
-                    line = {"text": made.text, "personal_data": made.found}
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            temporary.replace(args.output)
-        except OSError as error:
-            raise write_error(args.output, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        with rate_line() as show, record_writer(args.output) as stream:
+            for record in read_records(args.input, args.text_key, count):
+                made = anonymiser.anonymise(record[args.text_key])
+                found.update(made.found)
+                stream.write(dump(record | {args.text_key: made.text, "personal_data": made.found}))
+                if count.records % 256 == 0:
+                    show(count.records, count.text_bytes)
+    for line in count.first_bad:
+        print(f"skipped {line}", file=sys.stderr)
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in found.most_common()) or "no personal data"
-    print(f"{args.output}: {count:,} documents; {kinds}")
+    print(f"{args.output}: {count.records:,} documents; {kinds}; {count.bad:,} bad records skipped")
 
 
 if __name__ == "__main__":

@@ -4,21 +4,25 @@ Normalized: lower case, then canonical composition (NFC), then each run of white
 punctuation and diacritics count: texts that differ in them are the business of corpus/duplicates.py. Texts that are blank
 are all equal.
 
-One process: ExactDuplicates, a set of 128 bits of SHA-256. Many tasks: ExactSignature and FindFirst before datatrove's own
-ExactDedupFilter, with 64 bits of the same digest (its file format). datatrove's other steps do not fit: bloom filters lose
-some documents that have no double and know only their own task, url looks at addresses, sentences and substrings work on
-parts of documents.
+One process: ExactDuplicates, a set of 128 bits of SHA-256. Many tasks: ExactSignature, FindFirst and DropCopies (or
+datatrove's own ExactDedupFilter, which counts in bars on the screen), with 64 bits of the same digest in datatrove's file
+format. datatrove's other steps do not fit: bloom filters lose some documents that have no double and know only their own
+task, url looks at addresses, sentences and substrings work on parts of documents.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from datatrove.data import Document
+from datatrove.io import DataFolderLike, get_datafolder
+from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupConfig,
     ExactDedupSignature,
@@ -138,3 +142,33 @@ class FindFirst(ExactFindDedups):
                 if mine.any():
                     rows = np.stack([records["doc"][kept[mine]], counts[mine].astype("<u4")], axis=1)
                     output.write(f"{rank:05d}/{stem}{ExtensionHelperSD.stage_2_counts}", rows.tobytes())
+
+
+class DropCopies(PipelineStep):
+    """The third step: documents that FindFirst wrote down for this task do not go on.
+
+    Args:
+        folder: Where FindFirst wrote.
+        exclusion_writer: Takes the dropped ones: a context manager with write(document, rank).
+    """
+
+    type = "🫂 - DEDUPS"
+    name = "exact duplicates"
+
+    def __init__(self, folder: DataFolderLike, exclusion_writer: Any = None) -> None:
+        super().__init__()
+        self.folder, self.exclusion_writer = get_datafolder(folder), exclusion_writer
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """The first of each group of equal documents."""
+        pattern = f"*/{rank:05d}{ExtensionHelperSD.stage_2_duplicates}"
+        copies: set[int] = set()
+        for name in self.folder.list_files(glob_pattern=pattern):
+            with self.folder.open(name, "rb") as file:
+                copies.update(np.frombuffer(file.read(), "<u4").tolist())
+        with self.exclusion_writer or contextlib.nullcontext() as writer:
+            for number, document in enumerate(data):
+                if number not in copies:
+                    yield document
+                elif writer is not None:
+                    writer.write(document, rank)

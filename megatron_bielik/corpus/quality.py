@@ -11,14 +11,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import xgboost
 
 from megatron_bielik.corpus.features import FEATURE_NAMES
 from megatron_bielik.corpus.labelled import LABELS
+
+if TYPE_CHECKING:
+    import xgboost  # takes a second to import, which every worker of the pipeline would wait for
 
 LOW, MEDIUM, HIGH = range(3)
 _FORMAT = "megatron_bielik quality 1"
@@ -94,6 +96,8 @@ class QualityModel:
 
         Outputs are LOW, MEDIUM, HIGH for softprob; above LOW, above MEDIUM for ordinal.
         """
+        import xgboost
+
         values = self.booster.predict(xgboost.DMatrix(rows), pred_contribs=True, strict_shape=True)
         return np.moveaxis(np.asarray(values, np.float32), 1, 0)[:, :, :-1]
 
@@ -126,6 +130,8 @@ def load_quality_model(path: Path, features: str) -> QualityModel:
     Raises:
         QualityError: No such model, a damaged file, or one trained on other features or another language.
     """
+    import xgboost
+
     booster = xgboost.Booster()
     try:
         json.loads(path.read_bytes())  # XGBoost ends the process for some damaged files
@@ -159,6 +165,8 @@ def train_quality_model(
     Raises:
         QualityError: A class without a document.
     """
+    import xgboost
+
     options = options or QualityOptions()
     present = np.bincount(classes, minlength=3)
     if not present.all():

@@ -53,6 +53,12 @@ class ScoreCount:
     seconds: float = 0.0
 
 
+def quality_entry(probabilities: npt.NDArray[np.float32]) -> dict[str, str | float]:
+    """What a record says of its quality: likeliest label and three probabilities, from float32 [3]."""
+    low, medium, high = (round(float(p), 4) for p in probabilities)
+    return {"label": LABELS[int(probabilities.argmax())], "low": low, "medium": medium, "high": high}
+
+
 def score_records(
     records: Iterator[Record],
     model: QualityModel,
@@ -65,16 +71,14 @@ def score_records(
     for batch in batches(records, _BATCH):
         texts = [record[text_key] for record in batch]
         probabilities = model.probabilities(extractor(texts))
-        kept = thresholds.keep(probabilities).tolist()
-        rounded = np.round(probabilities.astype(float), 4).tolist()
-        likeliest = probabilities.argmax(axis=1).tolist()
         count.histogram += np.histogram(probabilities[:, HIGH], bins=20, range=(0, 1))[0]
-        for record, text, row, keep, label in zip(batch, texts, rounded, kept, likeliest, strict=True):
-            count.classes[LABELS[label]] += 1
+        kept = thresholds.keep(probabilities).tolist()
+        for record, text, row, keep in zip(batch, texts, probabilities, kept, strict=True):
+            record["quality"] = entry = quality_entry(row)
+            count.classes[str(entry["label"])] += 1
             if keep:
                 count.kept += 1
                 count.kept_bytes += utf8_size(text)
-            record["quality"] = {"label": LABELS[label], "low": row[0], "medium": row[1], "high": row[2]}
             yield record, keep
 
 

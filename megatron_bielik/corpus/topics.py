@@ -15,11 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
-from sklearn.pipeline import make_pipeline
-from sklearn.svm import LinearSVC
 
 OTHER = "Other"
 _FORMAT = "megatron_bielik topics 1"
@@ -51,6 +46,9 @@ class TopicModel:
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """float64 [texts, classes]; rows sum to one."""
+        import scipy.sparse
+        from sklearn.feature_extraction.text import CountVectorizer
+
         if not texts:
             return np.zeros((0, len(self.classes)))
         counts = CountVectorizer(vocabulary={word: i for i, word in enumerate(self.words)}).transform(texts)
@@ -135,6 +133,11 @@ def train_topic_model(texts: Sequence[str], topics: Sequence[str], words: int = 
     Raises:
         TopicError: Fewer than two classes, a class with fewer than three documents, or one called "Other".
     """
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
     names, counts = np.unique(np.array(topics, dtype=str), return_counts=True)
     if len(names) < 2:
         raise TopicError(f"there are documents of {len(names)} topic, a classifier needs two or more")

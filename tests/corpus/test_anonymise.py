@@ -189,25 +189,32 @@ def run_tool(*options: str) -> subprocess.CompletedProcess[str]:
 def test_the_tool_reads_every_format(tmp_path: Path) -> None:
     texts = ["Pisz: jan@firma.pl", "tel. 600 100 200 lub ola@firma.pl", "nic"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    pq.write_table(pa.table({"text": texts}), tmp_path / "b.parquet")
-    (tmp_path / "c.txt").write_text("\n\n".join(texts))
+    pq.write_table(pa.table({"text": texts, "n": [0, 1, 2]}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text(texts[0])
     output = tmp_path / "out.jsonl"
     inputs = [str(tmp_path / name) for name in ("a.jsonl", "b.parquet", "c.txt")]
-    done = run_tool("--input", *inputs, "--output", str(output), "--txt-split", "blank-line")
+    done = run_tool("--input", *inputs, "--output", str(output))
     assert done.returncode == 0, done.stderr
-    assert "9 documents; email 6, phone 3" in done.stdout
+    assert "7 documents; email 5, phone 2" in done.stdout
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [line["text"] for line in lines] == ["Pisz: <EMAIL>", "tel. <PHONE> lub <EMAIL>", "nic"] * 3
-    assert lines[1]["personal_data"] == {"phone": 1, "email": 1} or lines[1]["personal_data"] == {
-        "email": 1,
-        "phone": 1,
-    }
+    assert [line["text"] for line in lines] == ["Pisz: <EMAIL>", "tel. <PHONE> lub <EMAIL>", "nic"] * 2 + [
+        "Pisz: <EMAIL>"
+    ]
+    assert lines[1]["personal_data"] == {"phone": 1, "email": 1}
+    assert lines[3]["n"] == 0  # other columns stay
+
+
+def test_the_tool_skips_and_names_what_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "dobry"}\n{"text": 3}\n')
+    done = run_tool("--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out.jsonl"))
+    assert done.returncode == 0
+    assert "1 documents; no personal data; 1 bad records skipped" in done.stdout
+    assert "line 2: no text under 'text'" in done.stderr
 
 
 def test_the_tool_tells_errors_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "dobry"}\n{"text": 3}\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "dobry"}\n')
     for options, words in (
-        (["--input", str(tmp_path / "a.jsonl")], "line 2"),
         (["--input", str(tmp_path / "none.jsonl")], "no such file"),
         (["--input", str(tmp_path / "a.jsonl"), "--types", "mail"], "needs some of"),
         (["--input", str(tmp_path / "a.jsonl"), "--mode", "hide"], "needs placeholder or substitute"),

@@ -1,0 +1,158 @@
+"""Readers of the corpus pipeline: datatrove's for jsonl and parquet, ours for txt and WARC; all count what gives no document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers import JsonlReader, ParquetReader
+from datatrove.pipeline.readers.base import BaseDiskReader
+
+from megatron_bielik.corpus.prepare_config import InputSpec
+from megatron_bielik.corpus.step_log import StepLog
+from megatron_bielik.data.errors import DataError
+
+_SUFFIXES = {
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz"),
+    "parquet": (".parquet",),
+    "txt": (".txt",),
+    "warc": (".warc", ".warc.gz", ".warc.zst"),
+}
+NO_JSON, NO_TEXT, NO_UTF8, NO_PAGE = "no JSON", "no text", "no UTF-8", "no text in the page"
+
+
+class _Counts:
+    """Takes records that give no document; the reader's step gets its log before it runs."""
+
+    log: StepLog
+    samples: int
+
+    def pass_over(self, reason: str, place: str, what: str) -> None:
+        self.log.drop(reason, place, what, self.samples)
+
+
+class JsonLines(_Counts, JsonlReader):
+    """JSON lines, compressed or not; lines that are no document are counted by reason."""
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Documents of a file."""
+        with self.data_folder.open(filepath, "rb", compression=self.compression) as stream:
+            for number, line in enumerate(stream):
+                if not line.strip():
+                    continue
+                try:
+                    record = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+                except orjson.JSONDecodeError:
+                    self.pass_over(NO_JSON, f"{filepath}/{number}", line[:200].decode("utf-8", "replace"))
+                    continue
+                yield from _document(self, record, filepath, number)
+
+
+class Parquet(_Counts, ParquetReader):
+    """Parquet files, rows without a text counted."""
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Documents of a file."""
+        import pyarrow.parquet
+
+        number = 0
+        with self.data_folder.open(filepath, "rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
+            for batch in file.iter_batches(batch_size=self.batch_size):
+                for row in batch.to_pylist():
+                    yield from _document(self, row, filepath, number)
+                    number += 1
+
+
+class PlainText(_Counts, BaseDiskReader):
+    """Text files, each a document."""
+
+    name = "📄 Text"
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """The file as a document."""
+        with self.data_folder.open(filepath, "rb") as stream:
+            content = stream.read()
+        try:
+            yield from _document(self, {self.text_key: content.decode("utf-8")}, filepath, 0)
+        except UnicodeDecodeError:
+            self.pass_over(NO_UTF8, filepath, content[:200].decode("utf-8", "replace"))
+
+
+class WebArchive(_Counts, BaseDiskReader):
+    """WARC files: HTML responses to text by trafilatura, plain text and conversion records as they are."""
+
+    name = "🕸 WARC"
+    _requires_dependencies = ("warcio", "trafilatura")
+
+    def read_file(self, filepath: str) -> Iterator[Document]:
+        """Documents of a file."""
+        from trafilatura import extract
+        from warcio.archiveiterator import ArchiveIterator
+
+        with self.data_folder.open(filepath, "rb", compression=None) as stream:
+            for number, record in enumerate(ArchiveIterator(stream)):
+                if record.rec_type not in ("response", "conversion"):
+                    continue
+                headers = record.http_headers or record.rec_headers
+                kind = (headers.get_header("Content-Type") or "").lower()
+                content = record.content_stream().read()
+                address = record.rec_headers.get_header("WARC-Target-URI") or f"{filepath}/{number}"
+                if "html" in kind:
+                    text = extract(content, include_comments=False, favor_precision=True)
+                elif kind.startswith("text/plain") or record.rec_type == "conversion":
+                    text = content.decode("utf-8", "replace")
+                else:
+                    continue
+                if not text:
+                    self.pass_over(NO_PAGE, address, "")
+                    continue
+                found = {self.text_key: text, "url": address, "date": record.rec_headers.get_header("WARC-Date")}
+                yield from _document(self, found, filepath, number)
+
+
+def _document(reader: Any, record: Any, filepath: str, number: int) -> Iterator[Document]:
+    place = f"{filepath}/{number}"
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get(reader.text_key), str)
+        or not record[reader.text_key].strip()
+    ):
+        reader.pass_over(NO_TEXT, place, str(record)[:200])
+        return
+    record[reader.id_key] = str(record.get(reader.id_key) or place)
+    document = reader.get_document_from_dict(record, filepath, number)
+    if document is not None:
+        yield document
+
+
+def reader(spec: InputSpec) -> PipelineStep:
+    """The reader of a source.
+
+    Raises:
+        DataError: A file or folder that is not there, or files of no known format.
+    """
+    from datatrove.io import get_datafolder
+
+    folder, name = spec.path, spec.glob
+    if spec.path.lower().endswith(tuple(suffix for group in _SUFFIXES.values() for suffix in group)):
+        folder, _, name = spec.path.rpartition("/")
+        folder = folder or "."
+    files = get_datafolder(folder).list_files(glob_pattern=name)
+    if not files:
+        raise DataError(
+            f"input {spec.path}: no file there{f' matches {spec.glob}' if spec.glob else ''}; check input.path"
+        )
+    kinds = {next((k for k, ends in _SUFFIXES.items() if file.lower().endswith(ends)), file) for file in files}
+    if spec.format == "auto" and (len(kinds) != 1 or not kinds <= set(_SUFFIXES)):
+        found = ", ".join(sorted(kinds)[:4])
+        raise DataError(f"input {spec.path} holds {found}, needs one known format; set input.format or input.glob")
+    kind = spec.format if spec.format != "auto" else kinds.pop()
+    classes = {"jsonl": JsonLines, "parquet": Parquet, "txt": PlainText, "warc": WebArchive}
+    keys = {"text_key": spec.text_key, "id_key": spec.id_key}
+    step: Any = classes[kind](folder, glob_pattern=name, **keys)
+    step.add_file_path = False
+    made: PipelineStep = step
+    return made
