@@ -33,7 +33,7 @@ struct Workspace {
     Counter counter;
     Ngrams ngrams;
     Vocabulary vocabulary;
-    std::vector<uint32_t> ids, numbers, seen;
+    std::vector<uint32_t> ids, numbers, previous, seen;
     std::vector<uint64_t> keys;
 };
 

@@ -235,18 +235,20 @@ class FormFeatures : FeatureGroup {
         put_("top_2gram_ratio", two.top);
         int64_t neighbours = 0, near = 0, late_new = 0;
         w_.seen.assign(static_cast<size_t>(w_.vocabulary.types), 0);  // 1 + place of the last appearance
+        w_.previous.resize(n);
         for (size_t i = 0; i < n; ++i) {
             const uint32_t last = w_.seen[ids[i]];
             neighbours += last == i && i > 0;
             near += last != 0 && i + 1 - last <= 10;
             late_new += last == 0 && i >= n / 2;
             w_.seen[ids[i]] = static_cast<uint32_t>(i + 1);
+            w_.previous[i] = last;
         }
         put_("repeated_neighbour_ratio", ratio(static_cast<double>(neighbours), words_));
         put_("repeated_within_10_ratio", ratio(static_cast<double>(near), words_));
         put_("late_new_word_ratio", ratio(static_cast<double>(late_new), static_cast<double>(n - n / 2)));
-        put_("looping_suspicion", looping(ids, 0));
-        put_("looping_tail", looping(ids, n > 150 ? n - 150 : 0));
+        put_("looping_suspicion", looping(w_.previous, 0));
+        put_("looping_tail", looping(w_.previous, n > 150 ? n - 150 : 0));
         put_("duplicate_sentence_ratio", duplicates(s_.sentences, [&](const Sentence &sentence) {
                  uint64_t hash = HASH_START;
                  for (size_t i = sentence.first; i < sentence.last; ++i) hash = extend(hash, ids[i]);

@@ -103,30 +103,30 @@ class Scanner {
         return true;
     }
 
+    // Characters below SMALL are only counted, in two halves so that no count waits for the one before; what they are is added up
+    // at the end.
     void count_characters() {
         Scan &s = scan_;
         s.characters = static_cast<int64_t>(size_);
-        int64_t run = 0;
+        uint32_t even[SMALL] = {}, odd[SMALL] = {};
+        size_t run_start = 0;
         uint32_t previous = 0xffffffff;
         for (size_t i = 0; i < size_; ++i) {
             const uint32_t c = text_[i];
-            const uint16_t p = characters_(c);
-            ++s.classes[p & CLASS_MASK];
-            s.vowels += p / VOWEL & 1;
-            s.diacritics += p / DIACRITIC & 1;
-            s.native += p / NATIVE & 1;
-            run = c == previous ? run + 1 : 1;
-            previous = c;
-            if (run > s.longest_run && (p & CLASS_MASK) != SPACE && (p & CLASS_MASK) != NEWLINE) s.longest_run = run;
-            if (c < SMALL) {
-                ++s.small[c];
-                continue;
+            if (c != previous) {
+                end_run(previous, i - run_start);
+                run_start = i;
+                previous = c;
             }
-            ++s.beyond;
-            if (c >= GENERAL && c < GENERAL + GENERAL_SIZE) ++s.general[c - GENERAL];
-            if (is_letter(p) && !(c >= 0x1e00 && c < 0x1f00)) ++s.not_latin;
-            if (c == 0xfffd) ++s.replacement;
-            if (c == 0xfeff) ++s.byte_order_marks;
+            if (c < SMALL)
+                ++(i & 1 ? odd : even)[c];
+            else
+                count_beyond(c);
+        }
+        end_run(previous, size_ - run_start);
+        for (uint32_t c = 0; c < SMALL; ++c) {
+            s.small[c] = even[c] + odd[c];
+            count_class(characters_(c), s.small[c]);
         }
         s.zero_width = s.general[0x0b] + s.general[0x0c] + s.general[0x0d] + s.byte_order_marks;
         s.bracket_imbalance = std::abs(s.small['('] - s.small[')']) + std::abs(s.small['['] - s.small[']']) +
@@ -134,6 +134,30 @@ class Scanner {
         if (s.small['&'] || s.small['\\'] || s.small['?'] || s.small[0xc2] || s.small[0xc3] || s.small[0xc4] || s.small[0xc5] ||
             s.small[0x102] || s.small[0x139] || s.small[0xe2])
             count_traces();
+    }
+
+    void count_class(uint16_t p, int64_t count) {
+        scan_.classes[p & CLASS_MASK] += count;
+        scan_.vowels += (p & VOWEL ? 1 : 0) * count;
+        scan_.diacritics += (p & DIACRITIC ? 1 : 0) * count;
+        scan_.native += (p & NATIVE ? 1 : 0) * count;
+    }
+
+    void count_beyond(uint32_t c) {
+        Scan &s = scan_;
+        const uint16_t p = characters_(c);
+        count_class(p, 1);
+        ++s.beyond;
+        if (c >= GENERAL && c < GENERAL + GENERAL_SIZE) ++s.general[c - GENERAL];
+        if (is_letter(p) && !(c >= 0x1e00 && c < 0x1f00)) ++s.not_latin;
+        if (c == 0xfffd) ++s.replacement;
+        if (c == 0xfeff) ++s.byte_order_marks;
+    }
+
+    void end_run(uint32_t c, size_t length) {
+        if (static_cast<int64_t>(length) <= scan_.longest_run) return;
+        const uint16_t kind = characters_(c) & CLASS_MASK;
+        if (kind != SPACE && kind != NEWLINE) scan_.longest_run = static_cast<int64_t>(length);
     }
 
     // Traces of broken encodings and of markup that needs two characters or more to be seen.
@@ -222,43 +246,44 @@ class Scanner {
     }
 
     size_t cut_word(size_t i) {
-        Word word{};
-        word.start = static_cast<uint32_t>(i);
-        word.hash = HASH_START;
-        uint32_t uppers = 0, later_uppers = 0, consonants = 0, same = 0, previous = 0;
-        uint32_t previous_letter = 64;
-        bool after_glide = false;
+        uint32_t uppers = 0, consonants = 0, most_consonants = 0, same = 0, most_same = 0, previous = 0, syllables = 0;
+        uint32_t after_glide = 0, previous_letter = 64;
+        uint16_t seen = 0;
+        uint64_t hash = HASH_START;
         const size_t begin = i;
         for (; i < size_; ++i) {
             const uint32_t c = text_[i];
             const uint16_t p = characters_(c);
             if (!is_letter(p)) break;
             const uint32_t low = characters_.to_lower(c);
-            word.hash = extend(word.hash, low);
-            if ((p & CLASS_MASK) == UPPER) {
-                ++uppers;
-                later_uppers += i > begin;
-            }
-            if (p & VOWEL) {
-                word.syllables += !after_glide;
-                consonants = 0;
-            } else if (++consonants >= 5) {
-                word.consonants = true;
-            }
-            after_glide = p & GLIDE;
-            if (p & DIACRITIC) word.diacritic = true;
-            same = low == previous ? same + 1 : 1;
-            if (same >= 3) word.tripled = true;
+            hash = extend(hash, low);
+            uppers += (p & CLASS_MASK) == UPPER;
+            // Without branches: where the vowels of a word stand cannot be foreseen.
+            const uint32_t vowel = p / VOWEL & 1;
+            syllables += vowel & ~after_glide;
+            consonants = (consonants + 1) & (vowel - 1);
+            most_consonants = std::max(most_consonants, consonants);
+            after_glide = p / GLIDE & 1;
+            seen |= p;
+            same = (same & -static_cast<uint32_t>(low == previous)) + 1;
+            most_same = std::max(most_same, same);
             previous = low;
-            const uint32_t index = low < 128 ? low & 31 : p & NATIVE ? 32 + (low & 31) : 0;
+            // Letters of the alphabet beyond ASCII are told apart by their last bits, as are a to z; others are one.
+            const uint32_t index = (low & 31 & -static_cast<uint32_t>(low < 128 || p & NATIVE)) | (low >= 128 && p & NATIVE ? 32 : 0);
             if (previous_letter < 64) ++scan_.pairs[previous_letter][index];
             previous_letter = index;
         }
+        Word &word = scan_.words.emplace_back();
+        word.hash = hash;
+        word.start = static_cast<uint32_t>(begin);
         word.length = static_cast<uint32_t>(i - begin);
+        word.syllables = syllables;
         word.capital = (characters_(text_[begin]) & CLASS_MASK) == UPPER;
         word.all_upper = word.length >= 2 && uppers == word.length;
-        word.camel = later_uppers > 0 && uppers < word.length;
-        scan_.words.push_back(word);
+        word.camel = uppers > word.capital && uppers < word.length;
+        word.diacritic = seen & DIACRITIC;
+        word.tripled = most_same >= 3;
+        word.consonants = most_consonants >= 5;
         return i;
     }
 
@@ -298,17 +323,26 @@ class Scanner {
         paragraph = Paragraph{HASH_START, 0, 0};
     }
 
+    // Equal characters are equal bytes: within one text all have the same width.
+    static uint64_t hash_bytes(const void *data, size_t size) {
+        const char *bytes = static_cast<const char *>(data);
+        uint64_t hash = extend(HASH_START, size), block;
+        for (; size >= sizeof block; bytes += sizeof block, size -= sizeof block) {
+            std::memcpy(&block, bytes, sizeof block);
+            hash = extend(hash, block);
+        }
+        block = 0;
+        std::memcpy(&block, bytes, size);
+        return extend(hash, block);
+    }
+
     Line describe(size_t first, size_t last) const {
         Line line{};
         line.length = static_cast<uint32_t>(last - first);
-        uint64_t hash = HASH_START;
-        uint32_t pipes = 0;
-        for (size_t i = first; i < last; ++i) {
-            const uint32_t c = text_[i];
-            hash = extend(hash, c);
-            pipes += c == '|';
-        }
-        line.hash = mix(hash);
+        line.hash = mix(hash_bytes(text_ + first, (last - first) * sizeof(Char)));
+        int64_t pipes = 0;
+        if (scan_.small['|'])
+            for (size_t i = first; i < last; ++i) pipes += text_[i] == '|';
         const uint32_t c = text_[first], end = text_[last - 1];
         size_t i = first;
         while (i < last && text_[i] == '#') ++i;

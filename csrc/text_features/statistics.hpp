@@ -124,16 +124,16 @@ inline double mattr(const std::vector<Word> &words, size_t window, std::vector<u
 }
 
 // Largest share of words that equal the word `lag` places before, over lags 1 to 64, among the words from `first` on; a lag
-// needs at least 20 places to look at.
-inline double looping(const std::vector<uint32_t> &ids, size_t first) {
-    const size_t n = ids.size() - std::min(first, ids.size());
-    const uint32_t *id = ids.data() + (ids.size() - n);
+// needs at least 20 places to look at. previous: 1 + place of the last appearance of each word, 0 for none.
+inline double looping(const std::vector<uint32_t> &previous, size_t first) {
+    constexpr size_t lags = 64;
+    int64_t equal[lags + 1] = {};
+    const size_t n = previous.size();
+    for (size_t i = first; i < n; ++i)
+        for (size_t j = previous[i]; j > first && i - (j - 1) <= lags; j = previous[j - 1]) ++equal[i - (j - 1)];
     double most = 0;
-    for (size_t lag = 1; lag <= 64 && lag + 20 <= n; ++lag) {
-        uint32_t equal = 0;
-        for (size_t i = lag; i < n; ++i) equal += id[i] == id[i - lag];
-        most = std::max(most, static_cast<double>(equal) / static_cast<double>(n - lag));
-    }
+    for (size_t lag = 1; lag <= lags && first + lag + 20 <= n; ++lag)
+        most = std::max(most, static_cast<double>(equal[lag]) / static_cast<double>(n - first - lag));
     return most;
 }
 

@@ -53,10 +53,14 @@ class ScoreCount:
     seconds: float = 0.0
 
 
-def quality_entry(probabilities: npt.NDArray[np.float32]) -> dict[str, str | float]:
-    """What a record says of its quality: likeliest label and three probabilities, from float32 [3]."""
-    low, medium, high = (round(float(p), 4) for p in probabilities)
-    return {"label": LABELS[int(probabilities.argmax())], "low": low, "medium": medium, "high": high}
+def quality_entries(probabilities: npt.NDArray[np.float32]) -> list[dict[str, str | float]]:
+    """What records say of their quality, likeliest label and three probabilities: of float32 [documents, 3]."""
+    rounded = np.round(probabilities.astype(np.float64), 4).tolist()
+    labels = probabilities.argmax(axis=1).tolist()
+    return [
+        {"label": LABELS[label], "low": low, "medium": medium, "high": high}
+        for label, (low, medium, high) in zip(labels, rounded, strict=True)
+    ]
 
 
 def score_records(
@@ -73,8 +77,8 @@ def score_records(
         probabilities = model.probabilities(extractor(texts))
         count.histogram += np.histogram(probabilities[:, HIGH], bins=20, range=(0, 1))[0]
         kept = thresholds.keep(probabilities).tolist()
-        for record, text, row, keep in zip(batch, texts, probabilities, kept, strict=True):
-            record["quality"] = entry = quality_entry(row)
+        for record, text, entry, keep in zip(batch, texts, quality_entries(probabilities), kept, strict=True):
+            record["quality"] = entry
             count.classes[str(entry["label"])] += 1
             if keep:
                 count.kept += 1

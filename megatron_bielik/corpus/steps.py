@@ -23,7 +23,7 @@ from megatron_bielik.corpus.prepare_config import AnonymiseConfig, FilterConfig,
 from megatron_bielik.corpus.quality import HIGH, load_quality_model
 from megatron_bielik.corpus.records import dump, record_writer, utf8_size
 from megatron_bielik.corpus.repair import repair
-from megatron_bielik.corpus.scoring import Thresholds, quality_entry
+from megatron_bielik.corpus.scoring import Thresholds, quality_entries
 from megatron_bielik.corpus.step_log import StepLog
 from megatron_bielik.corpus.topics import load_topic_model
 
@@ -226,10 +226,10 @@ class Score(LoggedStep):
                 with self.track_time("batch"):
                     probabilities = model.probabilities(features(texts))
                 kept = thresholds.keep(probabilities).tolist()
-                for document, row in zip(batch, probabilities, strict=True):
-                    entry = quality_entry(row)
+                entries = quality_entries(probabilities)
+                for document, entry, high in zip(batch, entries, probabilities[:, HIGH].tolist(), strict=True):
                     document.metadata["quality"] = entry
-                    self.log.measure("P(HIGH)", float(row[HIGH]))
+                    self.log.measure("P(HIGH)", high)
                     self.log.change({f"likeliest {entry['label']}": 1})
             for document, keep in zip(batch, kept, strict=True):
                 if not keep and not self.quality.keep_all:
