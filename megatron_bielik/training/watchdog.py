@@ -23,6 +23,7 @@ import psutil
 import torch.distributed as dist
 
 EXIT_CODE = 75  # sysexits' "temporary failure": the same command may well succeed
+_LAST_WORDS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Watchdog:
                 _kill_sibling(beats[blame[0]])
                 # Ranks inside the same step cannot be told apart from here: then each shows where it is.
                 behind = self._moves <= beats[blame[0]].moves
-                self._end(*blame, traceback=behind)
+                living = [rank for rank, beat in beats.items() if now - beat.written <= self._timeout]
+                self._end(*blame, behind, living)
 
     def _own_beat(self, now: float) -> str:
         beat = {"idle": now - self._moved, "moves": self._moves, "doing": self._doing}
@@ -127,7 +129,7 @@ class Watchdog:
             keys = [key for key in keys if self._store.check([key])]
         return [(int(key), text.decode()) for key, text in zip(keys, self._store.multi_get(keys), strict=True)]
 
-    def _end(self, rank: int, why: str, traceback: bool) -> None:
+    def _end(self, rank: int, why: str, traceback: bool, living: list[int]) -> None:
         print(
             f"rank {rank} {why}; the job ends here (training.hang_timeout_seconds={self._timeout:g})", file=sys.stderr
         )
@@ -135,8 +137,19 @@ class Watchdog:
             print(f"rank {self._rank} is here:", file=sys.stderr, flush=True)
             faulthandler.dump_traceback(file=sys.stderr)
         sys.stderr.flush()
-        time.sleep(1)  # let the other ranks see the same and say so
+        self._wait_for_others(living)
         os._exit(EXIT_CODE)
+
+    def _wait_for_others(self, living: list[int]) -> None:
+        """Until the other ranks that live have seen the same and said so: the first to go has the launcher end them all."""
+        end = time.monotonic() + _LAST_WORDS_SECONDS
+        try:
+            self._store.set(f"told/{self._rank}", "yes")
+            while time.monotonic() < end and not self._store.check([f"told/{rank}" for rank in living]):
+                time.sleep(0.1)
+            time.sleep(0.5)  # they look ten times a second
+        except RuntimeError:
+            return  # the launcher is gone already
 
 
 def _beat(text: str, read: float) -> Beat:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from megatron_bielik.config import Config
-from megatron_bielik.settings import load_config
+from megatron_bielik.corpus.prepare_config import CorpusConfig
+from megatron_bielik.settings import load_config, make_parser, parse
 from megatron_bielik.training.parameter_table import layer_of, parameter_table, trainable_names
 from megatron_bielik.training.plan import make_plan
 
@@ -166,3 +167,11 @@ def test_slurm_gives_every_task_its_rank(tmp_path: Path) -> None:
     fake(tmp_path, "python", 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*"')
     job = slurm(tmp_path, 'export SLURM_PROCID=9 SLURM_LOCALID=1; while [[ $1 == -* ]]; do shift; done; "$@"')
     assert job.communicate(timeout=30)[0].strip() == "9 1 16 n0 20041 -m megatron_bielik.pretrain --config x.yaml"
+
+
+def test_the_corpus_example_is_accepted() -> None:
+    """All its options are known; it has three sources and no model, and the rest are the defaults."""
+    config, _ = parse(make_parser("", "", "", CorpusConfig), ["--config", str(EXAMPLES / "corpus" / "corpus.yaml")])
+    assert [source.path for source in config.input] == ["raw/web", "raw/wiki.parquet", "raw/books"]
+    assert config.quality.model is None
+    assert config.near_duplicates == CorpusConfig().near_duplicates
