@@ -1,4 +1,4 @@
-"""Turn text into a token shard (.bin, .idx) that megatron-core reads. Stopped at any point, the same command goes on."""
+"""Turn text into token shards (.bin, .idx) that megatron-core reads. Stopped at any point, the same command goes on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from megatron_bielik.data.preprocess import PreprocessOptions, preprocess
 
 EXAMPLES = """examples:
   python tools/preprocess_data.py --input demo/corpus.jsonl --tokenizer demo/tokenizer --output-prefix demo/tokens
+  python tools/preprocess_data.py --input web.jsonl.zst --tokenizer bielik --output-prefix web --shard-tokens 2_000_000_000
   python tools/preprocess_data.py --input 'web/*.jsonl.zst' wiki.parquet --tokenizer bielik --output-prefix all --workers 16
 inputs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt; special tokens written out in a text become special tokens
 """
@@ -28,7 +29,7 @@ def main() -> None:
     add("--json-key", default="text", help="key of the text in JSON lines, column of parquet files (default text)")
     add("--no-append-eod", action="store_true", help="do not put the eos token after every document")
     add("--on-error", choices=["skip", "fatal"], default="skip", help="what a bad line does (default skip: counted)")
-    add("--piece-megabytes", type=float, default=64, help="input of one piece of work (default 64)")
+    add("--piece-megabytes", type=float, help="input of one piece of work (default 16 to 64, by the inputs' size)")
     add("--txt-split", choices=["file", "blank-line"], default="file", help="what ends a document in .txt files")
     add(
         "--encoder",
@@ -36,11 +37,17 @@ def main() -> None:
         default="auto",
         help="auto takes the fastest right one",
     )
+    add(
+        "--shard-tokens",
+        type=int,
+        help="the most tokens of a shard: PREFIX-00000 and so on (default one shard, PREFIX)",
+    )
     add("--overwrite", action="store_true", help="replace the result or pieces of other inputs or options")
     args = parser.parse_args()
     kept = {key: value for key, value in vars(args).items() if key in PreprocessOptions.__dataclass_fields__}
     kept |= {"inputs": tuple(args.input), "append_eod": not args.no_append_eod}
-    options = PreprocessOptions(**kept, piece_bytes=int(args.piece_megabytes * 1e6))
+    piece_bytes = None if args.piece_megabytes is None else int(args.piece_megabytes * 1e6)
+    options = PreprocessOptions(**kept, piece_bytes=piece_bytes)
     begun = time.monotonic()
     try:
         summary = preprocess(options, say=lambda line: print(line, file=sys.stderr))
@@ -51,9 +58,11 @@ def main() -> None:
     seconds = time.monotonic() - begun
     for line in summary.first_bad_records[:20]:
         print(f"skipped {line}", file=sys.stderr)
+    shards = f"{len(summary.shards)} shard" + "s" * (len(summary.shards) > 1)
     print(
-        f"{args.output_prefix}: {summary.documents:,} documents, {summary.tokens:,} tokens ({summary.dtype}), "
-        f"{summary.text_bytes / 1e6:,.1f} MB of text in {seconds:.1f} s; skipped {summary.bad_records:,} bad records and "
+        f"{args.output_prefix}: {shards}, {summary.documents:,} documents, {summary.tokens:,} tokens ({summary.dtype}), "
+        f"{summary.text_bytes / 1e6:,.1f} MB of text in {seconds:.1f} s; {summary.bytes_per_token:.2f} bytes per token, "
+        f"{summary.tokens_per_word_sampled:.2f} tokens per word; skipped {summary.bad_records:,} bad records and "
         f"{summary.empty_documents:,} empty documents; {summary.special_tokens_in_text:,} special tokens in the text"
     )
 

@@ -29,6 +29,9 @@ SUFFIXES: dict[str, Format] = {
     ".txt": "txt",
 }
 _READ_BYTES = 1 << 20
+_ZSTD_READ_BYTES = 8 << 10  # of compressed data: a few bytes of it can become 128 KiB
+LINE_BYTES = 64 << 20  # a longer line is a bad record: memory must not depend on what stands in a file
+BLOCK_BYTES = 8_000_000  # the most of a decompressed block, of which several are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[InputF
     return found
 
 
+def default_piece_bytes(inputs: Sequence[InputFile]) -> int:
+    """Piece size for inputs as large as these: every worker gets some, and a large run has not too many. In bytes."""
+    return max(16_000_000, min(64_000_000, sum(source.size for source in inputs) // 16))
+
+
 def plan_pieces(inputs: Sequence[InputFile], piece_bytes: int, txt_split: TxtSplit) -> Iterator[Piece]:
     """Cut the inputs into pieces of about piece_bytes; small files share a piece, compressed ones are read as it goes."""
     group, parts, size = 0, list[Part](), 0
@@ -131,17 +139,26 @@ def _spans(index: int, source: InputFile, piece_bytes: int, txt_split: TxtSplit)
 
 
 def _blocks(index: int, source: InputFile, piece_bytes: int, group: int) -> Iterator[Piece]:
-    """Blocks of whole lines out of a compressed file."""
-    number, first, rest, consumed = 0, 0, bytearray(), 0
+    """Blocks of whole lines out of a compressed file; of a line that is too long only so much that this can be seen."""
+    number, first, rest, consumed, skipping = 0, 0, bytearray(), 0, False
+    block_bytes = min(piece_bytes, BLOCK_BYTES)
     with Path(source.path).open("rb") as raw:
         for data in decompress(raw, source.format, source.path):
+            if skipping:
+                end = data.find(b"\n")
+                if end < 0:
+                    continue
+                data, skipping = data[end:], False
             rest += data
-            if len(rest) < piece_bytes:
+            if len(rest) < block_bytes:
                 continue
             cut = rest.rfind(b"\n") + 1
             if cut == 0:
-                continue  # one line longer than a piece
-            block, position = bytes(rest[:cut]), raw.tell()
+                skipping = len(rest) > LINE_BYTES
+                if skipping:
+                    del rest[LINE_BYTES + 1 :]
+                continue
+            block, position = bytes(memoryview(rest)[:cut]), raw.tell()
             del rest[:cut]
             part = Part(index, source.path, source.format, 0, 0, first, block)
             yield Piece(f"{group:06d}-{number:06d}", (part,), position - consumed)
@@ -174,10 +191,11 @@ def decompress(raw: IO[bytes], kind: str, path: str) -> Iterator[bytes]:
 def _zstd(raw: IO[bytes], path: str) -> Iterator[bytes]:
     # ZstdDecompressor.stream_reader takes a truncated frame for the end of the file; decompressobj tells.
     frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
-    while data := raw.read(_READ_BYTES // 4):
+    while data := raw.read(_ZSTD_READ_BYTES):
         while data:
             begun = True
-            yield frame.decompress(data)
+            out = frame.decompress(data)
+            yield from (out[at : at + _READ_BYTES] for at in range(0, len(out), _READ_BYTES))
             if not frame.eof:
                 break
             data = frame.unused_data

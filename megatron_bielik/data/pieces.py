@@ -22,18 +22,23 @@ import numpy.typing as npt
 
 from megatron_bielik.data.encode import (
     Encoder,
-    HuggingFaceEncoder,
+    EncoderName,
     TokenizerFiles,
     differences,
-    make_encoder,
+    load_encoders,
+    load_tokenizer,
     sample_of,
 )
-from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.errors import DataError
 from megatron_bielik.data.inputs import Piece, TxtSplit
+from megatron_bielik.data.manifest import write_json
 from megatron_bielik.data.readers import line_number, read_piece
 from megatron_bielik.data.shards import ShardReader, ShardWriter
 
 _BAD_KEPT = 100  # bad records told by name per piece; all are counted
+WORDS_EVERY = (
+    32  # words are counted in every so-manieth document of a piece: in all of them it would take a fifth of the time
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,7 @@ class PieceOptions:
     txt_split: TxtSplit
     append_eod: bool
     on_error: Literal["skip", "fatal"]
-    encoder: Literal["gigatoken", "tokenizers"]
-    strict_encoder: bool
+    encoder: EncoderName
 
 
 @dataclass
@@ -62,6 +66,8 @@ class PieceResult:
         bad: Bad lines or rows.
         records: Lines or rows of each part.
         bad_records: The first bad ones: part, number from 0 within the part, reason.
+        sampled_documents, sampled_words, sampled_tokens: Every WORDS_EVERY-th document of the piece, the white-space words
+            in them, and their tokens without end-of-document tokens.
         fell_back: A document for which gigatoken gave other IDs, so that the piece was encoded by tokenizers.
     """
 
@@ -73,6 +79,9 @@ class PieceResult:
     bad: int = 0
     records: list[int] = field(default_factory=list)
     bad_records: list[tuple[int, int, str]] = field(default_factory=list)
+    sampled_documents: int = 0
+    sampled_words: int = 0
+    sampled_tokens: int = 0
     fell_back: str | None = None
 
 
@@ -96,8 +105,8 @@ class PieceWorker:
     def __init__(self, files: TokenizerFiles, options: PieceOptions) -> None:
         self.files = files
         self.options = options
-        self.encoder = make_encoder(files, options.encoder)
-        self.reference: Encoder = HuggingFaceEncoder(files) if options.encoder == "gigatoken" else self.encoder
+        encoders = load_encoders(files, options.encoder)
+        self.encoder, self.reference, self.reason = encoders.used, encoders.reference, encoders.reason
         self.is_special = np.zeros(files.vocab_size, dtype=bool)
         self.is_special[list(files.special_ids)] = True
 
@@ -130,7 +139,7 @@ class PieceWorker:
         wrong = differences(self.encoder, self.reference, sample_of(texts))
         if wrong is None:
             return self.encoder
-        if self.options.strict_encoder:
+        if self.options.encoder == "gigatoken":
             raise DataError(
                 f"--encoder is gigatoken, but it gives other IDs for {wrong.decode()[:60]!r}; use auto or tokenizers"
             )
@@ -139,6 +148,11 @@ class PieceWorker:
 
     def _write(self, writer: ShardWriter, encoder: Encoder, texts: Sequence[bytes], result: PieceResult) -> None:
         flat, lengths = encoder.encode(texts)
+        # By place among the documents that reached the tokenizer, so that batches do not matter.
+        first = -(result.documents + result.empty) % WORDS_EVERY
+        result.sampled_documents += len(texts[first::WORDS_EVERY])
+        result.sampled_words += sum(len(text.decode().split()) for text in texts[first::WORDS_EVERY])
+        result.sampled_tokens += int(lengths[first::WORDS_EVERY].sum())
         result.text_bytes += sum(map(len, texts))
         result.special_tokens += int(np.count_nonzero(self.is_special[flat]))
         kept = lengths[lengths > 0]
@@ -175,30 +189,31 @@ def read_marker(prefix: Path) -> PieceResult | None:
     return result if (len(shard), shard.num_tokens) == (result.documents, result.tokens) else None
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file that appears only when complete. Raises DataError when the disk refuses."""
-    temporary = Path(f"{path}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(content, stream, ensure_ascii=False, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise write_error(path, error) from error
+_setup: tuple[str, str, PieceOptions] | None = None  # of this worker process; a pool's tasks can find their state
+_worker: PieceWorker | None = None  # nowhere else
 
 
-_worker: PieceWorker | None = None  # of this worker process; a pool's tasks can find their state nowhere else
+def set_up(tokenizer: str, fingerprint: str, options: PieceOptions) -> None:
+    """Say what this process's pieces are made with: tokenizer's folder and fingerprint, and options.
+
+    Nothing is loaded yet: a task can report what goes wrong with that, and megabytes of tokenizer sent to a process that
+    is starting would make the next one wait for it.
+    """
+    global _setup, _worker
+    _setup, _worker = (tokenizer, fingerprint, options), None
 
 
-def start_worker(files: TokenizerFiles, options: PieceOptions) -> None:
-    """Initializer of a worker process."""
-    global _worker
+def tear_down() -> None:
+    """Forget the encoders, and free their memory."""
+    global _setup, _worker
+    _setup = _worker = None
+
+
+def start_worker(tokenizer: str, fingerprint: str, options: PieceOptions) -> None:
+    """Initializer of a worker process; see set_up."""
     # An interrupt from the keyboard reaches every process; the parent alone decides, and pieces being done are finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker = PieceWorker(files, options)
+    set_up(tokenizer, fingerprint, options)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
@@ -210,8 +225,25 @@ def _follow(sentinel: int) -> None:
     os._exit(1)
 
 
+def _this_worker() -> PieceWorker:
+    global _worker
+    if _setup is None:
+        raise RuntimeError("a task needs set_up or start_worker first")
+    if _worker is None:
+        tokenizer, fingerprint, options = _setup
+        files = load_tokenizer(tokenizer)
+        if files.fingerprint != fingerprint:
+            raise DataError(f"--tokenizer {tokenizer} was changed while it was being used; run the same command again")
+        _worker = PieceWorker(files, options)
+    return _worker
+
+
+def encoder_chosen() -> tuple[str, str]:
+    """A worker process's first task: name of the encoder, and why it was chosen. Every worker chooses the same."""
+    worker = _this_worker()
+    return worker.encoder.name, worker.reason
+
+
 def run_piece(piece: Piece) -> PieceResult:
     """A worker process's task."""
-    if _worker is None:
-        raise RuntimeError("run_piece needs start_worker first")
-    return _worker.run(piece)
+    return _this_worker().run(piece)

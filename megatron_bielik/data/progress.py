@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 _LOG_SECONDS = 30.0
 
 
@@ -19,6 +16,10 @@ class ThroughputProgress:
     """
 
     def __init__(self, total: int) -> None:
+        # Here and not above: a worker process, which shows nothing, would spend a fifth of its start on it.
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
         self._total = max(total, 1)
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.fields[text]}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

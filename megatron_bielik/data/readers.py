@@ -10,13 +10,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import orjson
 
 from megatron_bielik.data.errors import DataError
-from megatron_bielik.data.inputs import Part, Piece, TxtSplit, one_line
+from megatron_bielik.data.inputs import LINE_BYTES, Part, Piece, TxtSplit, one_line
 
-_BATCH_BYTES = 4 << 20  # text handed on at once
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_BATCH_BYTES = 1 << 20  # text handed on at once; more of it would be slower, as it leaves the caches
 _READ_BYTES = 1 << 20
-_BLOCK_LINES = 4096
+_MOST_ROWS = 1024
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -40,18 +46,14 @@ class Batch:
 
 
 def read_piece(piece: Piece, json_key: str, txt_split: TxtSplit) -> Iterator[Batch]:
-    """Documents of a piece in batches of a few megabytes. Blank lines of jsonl files are no records.
+    """Documents of a piece in batches of a megabyte. Blank lines of jsonl files are no records.
 
     Raises:
         DataError: A file that cannot be read as what it should be; bad lines are told in the batches instead.
     """
     for number, part in enumerate(piece.parts):
         if part.block is not None:
-            lines = part.block.split(b"\n")
-            if lines and not lines[-1]:
-                lines.pop()
-            for at in range(0, len(lines), _BLOCK_LINES):
-                yield _parse(lines[at : at + _BLOCK_LINES], number, at, part, json_key)
+            yield from _read_block(part, part.block, number, json_key)
         elif part.format == "parquet":
             yield from _read_rows(part, number, json_key)
         elif part.format == "txt" and txt_split == "file":
@@ -62,38 +64,95 @@ def read_piece(piece: Piece, json_key: str, txt_split: TxtSplit) -> Iterator[Bat
             yield from _read_lines(part, number, json_key)
 
 
+def _read_block(part: Part, block: bytes, number: int, json_key: str) -> Iterator[Batch]:
+    """Lines of a decompressed block, a megabyte of it at a time."""
+    start, done = 0, 0
+    while start < len(block):
+        end = block.find(b"\n", start + _BATCH_BYTES) + 1 or len(block)
+        lines = _split(block[start:end])
+        yield _parse(lines, number, done, part, json_key)
+        start, done = end, done + len(lines)
+
+
 def _read_lines(part: Part, number: int, json_key: str) -> Iterator[Batch]:
     """Lines that begin in [start, stop)."""
     with Path(part.path).open("rb", buffering=_READ_BYTES) as stream:
-        position = 0
-        if part.start:
-            stream.seek(part.start - 1)
-            position = part.start - 1 + len(stream.readline())
-        done = 0
+        position, done = _first_line(stream, part), 0
         while position < part.stop:
-            left = min(_BATCH_BYTES, part.stop - position)
-            # readlines ends when its hint is exceeded, not when it is reached, and takes 0 for no limit.
-            lines = stream.readlines(left - 1) if left > 1 else [stream.readline()]
-            if not any(lines):
+            block = stream.read(min(_BATCH_BYTES, part.stop - position))
+            if not block:
                 return
-            position += sum(map(len, lines))
+            position += len(block)
+            if not block.endswith(b"\n"):
+                rest, length = _rest_of_line(stream)
+                block += rest
+                position += length
+            lines = _split(block)
             yield _parse(lines, number, done, part, json_key)
             done += len(lines)
+
+
+def _first_line(stream: BinaryIO, part: Part) -> int:
+    """Go to the first line that begins in [start, stop); its position, or stop where there is none."""
+    if part.start == 0:
+        return 0
+    position = part.start - 1
+    stream.seek(position)
+    # Looking no further than stop: a line through many pieces would otherwise be read to its end by every one of them.
+    while position < part.stop - 1 and (data := stream.readline(min(_READ_BYTES, part.stop - 1 - position))):
+        position += len(data)
+        if data.endswith(b"\n"):
+            return position
+    return part.stop
+
+
+def _rest_of_line(stream: BinaryIO) -> tuple[bytes, int]:
+    """What is left of a line, and its length; of a line that is too long only so much that this can be seen."""
+    rest = stream.readline(LINE_BYTES + 1)
+    length, data = len(rest), rest
+    while len(data) > _READ_BYTES and not data.endswith(b"\n") and (data := stream.readline(_READ_BYTES + 1)):
+        length += len(data)
+    return rest, length
+
+
+def _split(block: bytes) -> list[bytes]:
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def _parse(lines: list[bytes], number: int, done: int, part: Part, json_key: str) -> Batch:
     batch = Batch(number, records=len(lines))
     if done == 0 and part.first == 0 and lines and lines[0].startswith(_BOM):
         lines[0] = lines[0].removeprefix(_BOM)
-    add, loads = batch.texts.append, json.loads
+    add, loads = batch.texts.append, orjson.loads
     for at, line in enumerate(lines):
         try:
-            # From str: given bytes, json would also take UTF-16 and lone surrogates.
-            add(loads(line.decode())[json_key].encode())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if len(line) > LINE_BYTES:
+                raise _TooLongError
+            add(loads(line)[json_key].encode())
+        except (ValueError, KeyError, TypeError, AttributeError, _TooLongError):
             if line.strip():
-                batch.bad.append(BadRecord(number, done + at, _explain(line, error, json_key)))
+                _second_look(batch, line, done + at, json_key)
     return batch
+
+
+class _TooLongError(Exception):
+    """A line above LINE_BYTES."""
+
+
+def _second_look(batch: Batch, line: bytes, number: int, json_key: str) -> None:
+    """Python's parser decides on what orjson refuses: it also takes NaN, and lone surrogates under other keys."""
+    if len(line) > LINE_BYTES:
+        reason = f"a line of more than {LINE_BYTES >> 20} MiB"
+        batch.bad.append(BadRecord(batch.part, number, reason))
+        return
+    try:
+        # From str: given bytes, json would also take UTF-16 and lone surrogates.
+        batch.texts.append(json.loads(line.decode())[json_key].encode())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        batch.bad.append(BadRecord(batch.part, number, _explain(line, error, json_key)))
 
 
 def _explain(line: bytes, error: Exception, json_key: str) -> str:
@@ -118,7 +177,8 @@ def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(part.path)
+        # With a buffer a column of a row group is read as it goes, without one it is read whole.
+        file = pq.ParquetFile(part.path, buffer_size=_READ_BYTES)
         if json_key not in file.schema_arrow.names:
             raise DataError(
                 f"{part.path} has columns {', '.join(file.schema_arrow.names)}, none is {json_key!r}; give --json-key"
@@ -127,8 +187,8 @@ def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
             raise DataError(f"{part.path}: column {json_key!r} is {kind}, needs string; give another --json-key")
-        done = 0
-        for rows in file.iter_batches(4096, row_groups=range(part.start, part.stop), columns=[json_key]):
+        done, size = 0, _rows_at_once(file.metadata, part, json_key)
+        for rows in file.iter_batches(size, row_groups=range(part.start, part.stop), columns=[json_key]):
             batch = Batch(number, records=len(rows))
             for at, value in enumerate(rows.column(0).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()):
                 reason = _bad_value(value)
@@ -140,6 +200,18 @@ def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
             yield batch
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{part.path} is damaged ({one_line(error)}); fetch it again") from error
+
+
+def _rows_at_once(meta: pq.FileMetaData, part: Part, column: str) -> int:
+    """So many rows that a batch has a megabyte."""
+    rows, size = 0, 0
+    for number in range(part.start, part.stop):
+        group = meta.row_group(number)
+        rows += group.num_rows
+        for at in range(group.num_columns):
+            chunk = group.column(at)
+            size += chunk.total_uncompressed_size if chunk.path_in_schema == column else 0
+    return max(1, min(_MOST_ROWS, _BATCH_BYTES * rows // max(size, 1)))
 
 
 def _bad_value(value: bytes | None) -> str | None:
@@ -165,12 +237,12 @@ def _whole_file(part: Part, number: int) -> Batch:
 
 def _read_paragraphs(part: Part, number: int) -> Iterator[Batch]:
     """Runs of non-blank lines; a run belongs to the part in which the blank line just before it begins."""
-    batch, size, run, run_at, line_number = Batch(number), 0, list[bytes](), 0, 0
+    batch, size, run, run_at, run_bytes, line_number = Batch(number), 0, list[bytes](), 0, 0, 0
 
     def close() -> int:
         text = b"".join(run).rstrip(b"\r\n").removeprefix(_BOM if part.start == 0 and run_at == 0 else b"")
         run.clear()
-        reason = _bad_value(text)
+        reason = _bad_value(text) if run_bytes <= LINE_BYTES else f"a value of more than {LINE_BYTES >> 20} MiB"
         if reason:
             batch.bad.append(BadRecord(number, run_at, reason.replace("value", "document")))
         else:
@@ -178,16 +250,18 @@ def _read_paragraphs(part: Part, number: int) -> Iterator[Batch]:
         return len(text)
 
     with Path(part.path).open("rb", buffering=_READ_BYTES) as stream:
-        position, inside = 0, part.start == 0
-        if part.start:
-            stream.seek(part.start - 1)
-            position = part.start - 1 + len(stream.readline())
-        for line in stream:
+        position, inside, begins_line = _first_line(stream, part), part.start == 0, True
+        while position < part.stop or inside:
+            line = stream.readline(_READ_BYTES)
+            if not line:
+                break
             begins, position = position, position + len(line)
-            if line.strip():
+            if line.strip() or not begins_line:
                 if inside:
-                    run_at = run_at if run else line_number
-                    run.append(line)
+                    run_at, run_bytes = (run_at, run_bytes) if run else (line_number, 0)
+                    run_bytes += len(line)
+                    if run_bytes <= LINE_BYTES:
+                        run.append(line)
             else:
                 if run:
                     size += close()
@@ -195,7 +269,8 @@ def _read_paragraphs(part: Part, number: int) -> Iterator[Batch]:
                     break
                 inside = True
             # Lines after stop are counted by the part they begin in.
-            line_number += begins < part.stop
+            line_number += begins_line and begins < part.stop
+            begins_line = line.endswith(b"\n")
             if size >= _BATCH_BYTES:
                 batch.records = 0
                 yield batch

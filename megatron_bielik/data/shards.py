@@ -9,6 +9,7 @@ pointer reaches: megatron-core maps the file, and an empty file cannot be mapped
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 UINT16_BELOW = 65_500  # megatron-core's DType.optimal_dtype
 
 _HEADER = struct.Struct("<9sQBQQ")
+INDEX_HEADER_BYTES = _HEADER.size
 _COUNTS_AT = 9 + 8 + 1
 _CHUNK = 1 << 20  # entries of the index handled at once
 _COPY_BYTES = 1 << 23
@@ -66,12 +68,13 @@ class ShardWriter:
     Args:
         prefix: Path of the shard without .bin/.idx; the folder must exist.
         vocab_size: IDs must lie in [0, vocab_size); it chooses the dtype of the tokens.
+        checksum: Compute the SHA-256 of the .bin on the way; it is in `bin_sha256` afterwards.
 
     Raises:
         DataError: An ID outside the vocabulary, a vocabulary that int32 cannot hold, or a write that failed.
     """
 
-    def __init__(self, prefix: str | Path, vocab_size: int) -> None:
+    def __init__(self, prefix: str | Path, vocab_size: int, checksum: bool = False) -> None:
         if not 0 < vocab_size < 2**31:
             raise DataError(f"vocab_size is {vocab_size}, needs 1 to {2**31 - 1}")
         self.prefix = Path(prefix)
@@ -79,6 +82,8 @@ class ShardWriter:
         self.dtype = token_dtype(vocab_size)
         self.num_documents = 0
         self.num_tokens = 0
+        self.bin_sha256 = ""
+        self._digest = hashlib.sha256() if checksum else None
         self._bin_tmp = Path(f"{prefix}.bin.tmp")
         self._idx_tmp = Path(f"{prefix}.idx.tmp")
         self._bin: BinaryIO | None = None
@@ -132,7 +137,7 @@ class ShardWriter:
                 f"shard {self.prefix}: a document of {int(lengths.max())} tokens, the format holds {2**31 - 1}"
             )
         try:
-            self._bin.write(np.ascontiguousarray(flat_tokens, dtype=self.dtype).data)
+            self._write_tokens(np.ascontiguousarray(flat_tokens, dtype=self.dtype).data)
             self._idx.write(np.ascontiguousarray(lengths, dtype=np.int32).data)
         except OSError as error:
             self._discard()
@@ -140,34 +145,47 @@ class ShardWriter:
         self.num_documents += len(lengths)
         self.num_tokens += total
 
-    def append_shard(self, prefix: str | Path) -> None:
-        """Append all documents of another shard of the same dtype, copying in blocks."""
+    def append_shard(self, prefix: str | Path, first: int = 0, stop: int | None = None) -> None:
+        """Append sequences [first, stop) of another shard of the same dtype, all by default, copying in blocks."""
         reader = ShardReader(prefix)
+        stop = len(reader) if stop is None else stop
+        itemsize = np.dtype(self.dtype).itemsize
         if reader.dtype != self.dtype:
             raise DataError(
                 f"{bin_path(prefix)} holds {reader.dtype.__name__}, {bin_path(self.prefix)} "
                 f"needs {self.dtype.__name__}; shards of different vocabularies cannot be merged"
             )
-        step = _COPY_BYTES // np.dtype(self.dtype).itemsize
         if self._bin is None or self._idx is None:
             raise DataError(f"shard {self.prefix} is not open for writing; use `with ShardWriter(...) as writer:`")
+        begin = int(reader.pointers[first]) // itemsize if first < len(reader) else reader.num_tokens
+        end = int(reader.pointers[stop]) // itemsize if stop < len(reader) else reader.num_tokens
+        step = _COPY_BYTES // itemsize
         try:
-            for start in range(0, reader.num_tokens, step):
-                self._bin.write(np.ascontiguousarray(reader.tokens[start : start + step]).data)
-            for start in range(0, len(reader), _CHUNK):
-                self._idx.write(np.ascontiguousarray(reader.lengths[start : start + _CHUNK]).data)
+            # Read, not mapped: pages of a mapped file would count as this process's memory.
+            with bin_path(prefix).open("rb", buffering=0) as source:
+                source.seek(begin * itemsize)
+                for start in range(begin, end, step):
+                    self._write_tokens(np.fromfile(source, self.dtype, min(step, end - start)).data)
+            for start in range(first, stop, _CHUNK):
+                self._idx.write(np.ascontiguousarray(reader.lengths[start : min(start + _CHUNK, stop)]).data)
         except OSError as error:
             self._discard()
             raise write_error(bin_path(self.prefix), error) from error
-        self.num_documents += len(reader)
-        self.num_tokens += reader.num_tokens
+        self.num_documents += stop - first
+        self.num_tokens += end - begin
+
+    def _write_tokens(self, data: memoryview | bytes) -> None:
+        assert self._bin is not None
+        if self._digest is not None:
+            self._digest.update(data)
+        self._bin.write(data)
 
     def _finish(self) -> None:
         assert self._bin is not None
         assert self._idx is not None
         itemsize = np.dtype(self.dtype).itemsize
         if self.num_tokens == 0:
-            self._bin.write(bytes(itemsize))
+            self._write_tokens(bytes(itemsize))
         _sync_and_close(self._bin)
 
         pointer = 0
@@ -183,6 +201,7 @@ class ShardWriter:
         self._idx.write(struct.pack("<QQ", self.num_documents, self.num_documents + 1))
         _sync_and_close(self._idx)
         self._bin = self._idx = None
+        self.bin_sha256 = self._digest.hexdigest() if self._digest is not None else ""
 
         # Whoever finds the .idx finds the .bin it belongs to: an old index goes first, the new one comes last.
         idx_path(self.prefix).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def test_from_nothing_to_a_merged_shard(tmp_path: Path) -> None:
         ("merge_shards.py", "--input", tmp_path / "a.bin", tmp_path / "a.idx", "--output", tmp_path / "b"),
     ]  # fmt: skip
     for name, *arguments in steps:
-        done = call(name, *arguments)
+        done = call(str(name), *arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 1, done.stdout
     reader = ShardReader(tmp_path / "b")
@@ -37,7 +37,40 @@ def test_from_nothing_to_a_merged_shard(tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["generate_corpus.py", "train_tokenizer.py", "preprocess_data.py", "merge_shards.py"])
+def test_shards_of_a_set_are_validated_and_merged(tmp_path: Path) -> None:
+    steps = [
+        ("generate_corpus.py", "--output", tmp_path / "c.jsonl", "--megabytes", 0.2, "--seed", 1),
+        ("train_tokenizer.py", "--input", tmp_path / "c.jsonl", "--vocab-size", 600, "--output", tmp_path / "tok"),
+        ("preprocess_data.py", "--input", tmp_path / "c.jsonl", "--tokenizer", tmp_path / "tok", "--workers", 1,
+         "--output-prefix", tmp_path / "made" / "set", "--shard-tokens", 20_000),
+        ("merge_shards.py", "--input", tmp_path / "made" / "set.manifest.json", "--output", tmp_path / "all"),
+    ]  # fmt: skip
+    for name, *arguments in steps:
+        done = call(str(name), *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n") == 1, done.stdout
+    count = len(list((tmp_path / "made").glob("set-*.idx")))
+    assert count > 2
+    assert f"from {count} shards" in done.stdout
+    done = call("validate_shards.py", tmp_path / "made" / "set", tmp_path / "all")
+    assert done.returncode == 0, done.stdout
+    assert (
+        done.stdout.count("good, ")
+        == done.stdout.count("IDs below 600, documents end with 2, checksums equal")
+        == count + 1
+    )
+    damaged = tmp_path / "made" / "set-00001.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-2] + b"\x03\x00")
+    done = call("validate_shards.py", tmp_path / "made" / "set.manifest.json")
+    assert done.returncode == 1
+    assert done.stdout.count("FAULT") == 1
+    assert "does not end with token 2" in done.stdout
+
+
+COMMANDS = ["generate_corpus.py", "train_tokenizer.py", "preprocess_data.py", "merge_shards.py", "validate_shards.py"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_examples(name: str) -> None:
     done = call(name, "--help")
     assert done.returncode == 0
@@ -52,6 +85,8 @@ def test_help_has_examples(name: str) -> None:
         ("train_tokenizer.py", "--input", "missing.jsonl", "--output", "t"),
         ("preprocess_data.py", "--input", "missing.jsonl", "--tokenizer", "t", "--output-prefix", "p"),
         ("merge_shards.py", "--input", "missing", "--output", "p"),
+        ("merge_shards.py", "--input", "missing.manifest.json", "--output", "p"),
+        ("validate_shards.py", "missing.manifest.json"),
     ],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...]) -> None:
@@ -63,7 +98,8 @@ def test_errors_are_one_line(arguments: tuple[str, ...]) -> None:
 
 def test_preprocessing_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, megatron_bielik.data.preprocess, megatron_bielik.tokenizer.train, megatron_bielik.corpus.synthetic;"
+        "import sys, megatron_bielik.data.preprocess, megatron_bielik.data.validate, megatron_bielik.data.merge;"
+        "import megatron_bielik.tokenizer.train, megatron_bielik.corpus.synthetic;"
         "print([name for name in ('torch', 'transformers', 'megatron') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
