@@ -53,7 +53,7 @@ def progress_bar(label: str = "tensors") -> Iterator[Callable[[int, int], None]]
 
 @contextmanager
 def rate_line() -> Iterator[Callable[[int, int], None]]:
-    """Documents, megabytes and MB/s so far, on stderr if that is a terminal; for work whose end is not known before."""
+    """Documents, megabytes (or million characters) and their rate so far, on stderr if that is a terminal."""
     console = Console(stderr=True)
     begun = time.monotonic()
     with console.status("starting") if console.is_terminal else nullcontext() as status:

@@ -130,7 +130,11 @@ _UNKNOWN = (
 
 
 def _unknown_option(found: str, parser: OptionsParser) -> str:
-    names = [*option_names(parser.options), *_entry_names(parser.options), *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help")]
+    names = [
+        *option_names(parser.options),
+        *_entry_names(parser.options),
+        *(a.dest for a in parser._actions if "." not in a.dest and a.dest != "help"),
+    ]
     # The last part is what people misspell; a name from another section counts too.
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
     leaf = {name.split(".")[-1]: name for name in names}

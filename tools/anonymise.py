@@ -40,7 +40,7 @@ def main() -> None:
                 found.update(made.found)
                 stream.write(dump(record | {args.text_key: made.text, "personal_data": made.found}))
                 if count.records % 256 == 0:
-                    show(count.records, count.text_bytes)
+                    show(count.records, count.characters)
     for line in count.first_bad:
         print(f"skipped {line}", file=sys.stderr)
     kinds = ", ".join(f"{kind} {number:,}" for kind, number in found.most_common()) or "no personal data"

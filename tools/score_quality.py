@@ -47,15 +47,15 @@ def main() -> None:
                 thresholds,
                 args.text_key,
                 args.keep_all,
-                lambda count: show(count.read.records, count.read.text_bytes),
+                lambda count: show(count.read.records, count.text_bytes),
             )
     for line in count.read.first_bad:
         print(f"skipped {line}", file=sys.stderr)
     classes = ", ".join(f"{number:,} {label}" for label, number in count.classes.items())
-    rate = count.read.text_bytes / 1e6 / max(count.seconds, 1e-9)
+    rate = count.text_bytes / 1e6 / max(count.seconds, 1e-9)
     print(
         f"{args.output}: kept {count.kept:,} of {count.read.records:,} documents ({classes}), {count.kept_bytes / 1e6:,.1f} "
-        f"of {count.read.text_bytes / 1e6:,.1f} MB, {rate:.1f} MB/s; {count.read.bad:,} bad records skipped"
+        f"of {count.text_bytes / 1e6:,.1f} MB, {rate:.1f} MB/s; {count.read.bad:,} bad records skipped"
     )
 
 

@@ -44,7 +44,7 @@ def main() -> None:
                 for record, (topic, probability) in zip(batch, found, strict=True):
                     topics[topic] += 1
                     stream.write(dump(record | {"predicted_topic": topic, "topic_probability": round(probability, 4)}))
-                show(count.records, count.text_bytes)
+                show(count.records, count.characters)
     for line in count.first_bad:
         print(f"skipped {line}", file=sys.stderr)
     most = ", ".join(f"{number:,} {topic}" for topic, number in topics.most_common(10))

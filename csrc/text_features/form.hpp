@@ -164,10 +164,25 @@ class FormFeatures : FeatureGroup {
         std::copy(s.small, s.small + SMALL, bins);
         bins[SMALL] = s.beyond;
         put_("char_entropy", entropy(bins, SMALL + 1));
-        put_("letter_pair_entropy", entropy(&s.pairs[0][0], 64 * 64));
+        put_("letter_pair_entropy", pair_entropy());
         put_("vowel_ratio", ratio(static_cast<double>(s.vowels), letters_));
         put_("consonant_cluster_ratio", share_of_words([](const Word &word) { return word.consonants; }));
         put_("tripled_letter_ratio", share_of_words([](const Word &word) { return word.tripled; }));
+    }
+
+    // Most pairs of letters never stand together: two counts are looked at in one.
+    double pair_entropy() const {
+        uint32_t seen[64 * 64];
+        size_t kinds = 0;
+        for (size_t row = 0; row < 64; ++row)
+            for (size_t i = 0; i < 64; i += 2) {
+                uint64_t two;
+                std::memcpy(&two, &s_.pairs[row][i], sizeof two);
+                if (!two) continue;
+                seen[kinds++] = s_.pairs[row][i];
+                seen[kinds++] = s_.pairs[row][i + 1];
+            }
+        return entropy(seen, kinds);
     }
 
     void alphabet() {

@@ -17,6 +17,7 @@ enum Class : uint16_t {
 };
 constexpr uint16_t CLASS_MASK = 15;
 constexpr uint16_t VOWEL = 1 << 4, DIACRITIC = 1 << 5, GLIDE = 1 << 6, NATIVE = 1 << 7;
+constexpr int INDEX_SHIFT = 8;  // 6 bits: number of a letter among those of its language, 0 for others
 constexpr uint32_t TABLE_SIZE = 0x20000;  // planes 0 and 1
 
 struct Characters {

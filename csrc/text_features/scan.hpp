@@ -50,7 +50,7 @@ struct Paragraph {
     uint32_t lines, words;
 };
 
-struct Scan {
+struct Counts {
     int64_t characters;
     int64_t classes[NUM_CLASSES], small[SMALL], general[GENERAL_SIZE], beyond;
     int64_t vowels, diacritics, native, not_latin, replacement, byte_order_marks, zero_width;
@@ -61,11 +61,19 @@ struct Scan {
     int64_t repeated_marks, space_before, no_space_after, tags, bold, links, inline_code;
     int64_t blank_lines;
     int64_t bracket_imbalance;
+    uint32_t pairs[65][64];        // letters next to each other inside a word; the last row counts first letters
+};
+
+struct Scan : Counts {
     std::vector<Word> words;
     std::vector<Sentence> sentences;
     std::vector<Line> lines;  // not blank
     std::vector<Paragraph> paragraphs;
-    uint32_t pairs[64][64];   // letters next to each other inside a word
+
+    void clear() {  // keeps the vectors' memory
+        std::memset(static_cast<Counts *>(this), 0, sizeof(Counts));
+        words.clear(), sentences.clear(), lines.clear(), paragraphs.clear();
+    }
 };
 
 template <typename Char>
@@ -75,14 +83,7 @@ class Scanner {
         : text_(text), size_(size), characters_(characters), abbreviations_(abbreviations), scan_(scan) {}
 
     void run() {
-        std::vector<Word> words = std::move(scan_.words);
-        std::vector<Sentence> sentences = std::move(scan_.sentences);
-        std::vector<Line> lines = std::move(scan_.lines);
-        std::vector<Paragraph> paragraphs = std::move(scan_.paragraphs);
-        scan_ = Scan{};
-        words.clear(), sentences.clear(), lines.clear(), paragraphs.clear();
-        scan_.words = std::move(words), scan_.sentences = std::move(sentences);
-        scan_.lines = std::move(lines), scan_.paragraphs = std::move(paragraphs);
+        scan_.clear();
         count_characters();
         cut_tokens();
         cut_lines();
@@ -109,9 +110,9 @@ class Scanner {
         Scan &s = scan_;
         s.characters = static_cast<int64_t>(size_);
         uint32_t even[SMALL] = {}, odd[SMALL] = {};
-        size_t run_start = 0;
+        size_t run_start = 0, i = 0;
         uint32_t previous = 0xffffffff;
-        for (size_t i = 0; i < size_; ++i) {
+        const auto count = [&](uint32_t *counts) {
             const uint32_t c = text_[i];
             if (c != previous) {
                 end_run(previous, i - run_start);
@@ -119,10 +120,13 @@ class Scanner {
                 previous = c;
             }
             if (c < SMALL)
-                ++(i & 1 ? odd : even)[c];
+                ++counts[c];
             else
                 count_beyond(c);
-        }
+            ++i;
+        };
+        while (i + 2 <= size_) count(even), count(odd);
+        if (i < size_) count(even);
         end_run(previous, size_ - run_start);
         for (uint32_t c = 0; c < SMALL; ++c) {
             s.small[c] = even[c] + odd[c];
@@ -247,7 +251,7 @@ class Scanner {
 
     size_t cut_word(size_t i) {
         uint32_t uppers = 0, consonants = 0, most_consonants = 0, same = 0, most_same = 0, previous = 0, syllables = 0;
-        uint32_t after_glide = 0, previous_letter = 64;
+        uint32_t after_glide = 0, previous_letter = 64;  // row 64 takes what has no letter before it
         uint16_t seen = 0;
         uint64_t hash = HASH_START;
         const size_t begin = i;
@@ -268,9 +272,8 @@ class Scanner {
             same = (same & -static_cast<uint32_t>(low == previous)) + 1;
             most_same = std::max(most_same, same);
             previous = low;
-            // Letters of the alphabet beyond ASCII are told apart by their last bits, as are a to z; others are one.
-            const uint32_t index = (low & 31 & -static_cast<uint32_t>(low < 128 || p & NATIVE)) | (low >= 128 && p & NATIVE ? 32 : 0);
-            if (previous_letter < 64) ++scan_.pairs[previous_letter][index];
+            const uint32_t index = p >> INDEX_SHIFT & 63;
+            ++scan_.pairs[previous_letter][index];
             previous_letter = index;
         }
         Word &word = scan_.words.emplace_back();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,7 @@ _BY_CATEGORY = {
     "Cc": "control", "Cf": "format",
 }  # fmt: skip
 _BY_GROUP = {"M": "mark", "P": "punctuation", "S": "symbol"}
-VOWEL, DIACRITIC, GLIDE, NATIVE = 1 << 4, 1 << 5, 1 << 6, 1 << 7
+VOWEL, DIACRITIC, GLIDE, NATIVE, INDEX_SHIFT = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 8
 TABLE_SIZE = 0x20000  # planes 0 and 1 of Unicode; of the others, planes 2 and 3 are ideographs
 
 
@@ -127,5 +128,11 @@ def character_tables(language: Language) -> tuple[npt.NDArray[np.uint16], npt.ND
     for bit, letters in bits:
         for letter in letters + letters.upper():
             properties[ord(letter)] |= bit
+    for letter in string.ascii_letters:
+        properties[ord(letter)] |= (ord(letter) & 31) << INDEX_SHIFT
+    for letter in language.letters:
+        if not letter.isascii():
+            for form in letter + letter.upper():
+                properties[ord(form)] |= (32 + (ord(letter) & 31)) << INDEX_SHIFT
     lower = np.array([ord(simple_lower(chr(c))) for c in range(TABLE_SIZE)], np.uint32)
     return properties, lower

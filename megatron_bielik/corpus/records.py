@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,10 +24,10 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass
 class ReadCount:
-    """What a reader met. bad: lines that are no record with a text; first_bad: place and reason of the first 20."""
+    """What a reader met: records, characters of their texts, bad lines, and place and reason of the first 20 of these."""
 
     records: int = 0
-    text_bytes: int = 0
+    characters: int = 0
     bad: int = 0
     first_bad: list[str] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ def read_records(patterns: Sequence[str], text_key: str, count: ReadCount, optio
                 count.add_bad(place, f"no text under {text_key!r}")
                 continue
             count.records += 1
-            count.text_bytes += utf8_size(text)
+            count.characters += len(text)
             yield record
 
 
@@ -123,7 +123,7 @@ def record_writer(path: Path) -> Iterator[IO[bytes]]:
         try:
             buffer = _Buffer(raw)
             stream = _compressed(buffer, path.suffix)
-            yield _Guarded(stream, guard)  # type: ignore[misc]
+            yield _Guarded(stream, path)  # type: ignore[misc]
             with guard():
                 stream.close()
                 buffer.close()
@@ -176,12 +176,14 @@ def _no_room(path: Path) -> Iterator[None]:
 class _Guarded:
     """Writes, and tells a full disk from other errors of the block it stands in."""
 
-    def __init__(self, stream: Any, guard: Callable[[], AbstractContextManager[None]]) -> None:
-        self._stream, self._guard = stream, guard
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream, self._path = stream, path
 
     def write(self, data: bytes) -> int:
-        with self._guard():
+        try:
             return int(self._stream.write(data))
+        except OSError as error:
+            raise write_error(self._path, error) from error
 
 
 def utf8_size(text: str) -> int:

@@ -48,6 +48,7 @@ class ScoreCount:
     read: ReadCount = field(default_factory=ReadCount)
     kept: int = 0
     kept_bytes: int = 0
+    text_bytes: int = 0
     classes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LABELS, 0))
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(20, np.int64))
     seconds: float = 0.0
@@ -80,9 +81,11 @@ def score_records(
         for record, text, entry, keep in zip(batch, texts, quality_entries(probabilities), kept, strict=True):
             record["quality"] = entry
             count.classes[str(entry["label"])] += 1
+            size = utf8_size(text)
+            count.text_bytes += size
             if keep:
                 count.kept += 1
-                count.kept_bytes += utf8_size(text)
+                count.kept_bytes += size
             yield record, keep
 
 

@@ -320,7 +320,7 @@ def _mojibake(a: str, b: str) -> bool:
 
 def _letter_index(c: str, language: Language) -> int:
     low = simple_lower(c)
-    if ord(low) < 128:
+    if c.isascii():
         return ord(low) & 31
     return 32 + (ord(low) & 31) if c in language.letters + language.letters.upper() else 0
 
