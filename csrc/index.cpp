@@ -168,7 +168,7 @@ py::tuple draw(uint64_t largest, int64_t count, Array<uint32_t> words, int given
 
 // ---- Sample index ----
 
-constexpr int64_t kBlock = 1 << 19;  // positions that one thread reads at a time
+constexpr int64_t kBlock = 1 << 17;  // positions that one thread reads at a time; their lengths stay in its cache
 
 template <typename Index>
 struct Block {
@@ -275,7 +275,7 @@ std::tuple<int64_t, int64_t, int64_t> sample_rows(const Array<Index> &document_i
     int64_t done = 0;
     py::gil_scoped_release release;
     if (row == 0 && done < capacity) rows[0] = rows[1] = 0, ++done;  // also where the first document is empty
-    if (threads <= 2 || positions - position <= kBlock)  // two threads in two phases are no faster than one in one
+    if (threads <= 1 || positions - position <= kBlock)
         done += walk(order, positions, sizes, documents, sequence, extra, row + done, position, before, rows + 2 * done,
                      capacity - done);
     const bool rest = done < capacity && position < positions;

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +21,8 @@ from loguru import logger
 from rich.console import Console
 
 from megatron_bielik.corpus.prepare import Plan, Stage, finished
-from megatron_bielik.corpus.workers import follow_parent
 from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.processes import follow_parent, locked
 
 logger.disable("datatrove")  # its commentary, in this process and its workers; jobs on Slurm keep their logs
 
@@ -52,7 +50,7 @@ def run(plan: Plan, overwrite: bool = False, say: Callable[[str], None] = lambda
             f"{plan.output} holds results of other options or inputs; give another output.folder, or --overwrite to replace them"
         )
     kind = plan.config.executor.kind
-    with _locked(plan.output):
+    with locked(plan.output / "work", "give another output.folder"):
         try:
             {"local": _run_here, "slurm": _submit, "ray": _run_on_ray}[kind](plan, say)
         except OSError as error:
@@ -65,25 +63,6 @@ def run(plan: Plan, overwrite: bool = False, say: Callable[[str], None] = lambda
         if not plan.config.output.keep_work:
             shutil.rmtree(plan.output / "work", ignore_errors=True)
     return report
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "work" / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"{folder} is in use by another process; wait for it or give another output.folder"
-            ) from error
-        yield
-    finally:
-        os.close(lock)
 
 
 def _run_here(plan: Plan, say: Callable[[str], None]) -> None:
@@ -111,6 +90,11 @@ def _run_here(plan: Plan, say: Callable[[str], None]) -> None:
                         task.cancel()
 
 
+def _start_worker() -> None:
+    logger.disable("datatrove")
+    follow_parent()
+
+
 def _run_task(executor: LocalPipelineExecutor, rank: int) -> None:
     executor._run_for_rank(rank)
 
@@ -121,7 +105,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         yield pool
 
 

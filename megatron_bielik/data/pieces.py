@@ -7,11 +7,6 @@ done exactly when its marker can be read; whatever else a killed run leaves behi
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +27,7 @@ from megatron_bielik.data.encode import (
 from megatron_bielik.data.errors import DataError
 from megatron_bielik.data.inputs import Piece, TxtSplit
 from megatron_bielik.data.manifest import write_json
+from megatron_bielik.data.processes import follow_parent
 from megatron_bielik.data.readers import line_number, read_piece
 from megatron_bielik.data.shards import ShardReader, ShardWriter
 
@@ -211,18 +207,8 @@ def tear_down() -> None:
 
 def start_worker(tokenizer: str, fingerprint: str, options: PieceOptions) -> None:
     """Initializer of a worker process; see set_up."""
-    # An interrupt from the keyboard reaches every process; the parent alone decides, and pieces being done are finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
     set_up(tokenizer, fingerprint, options)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-
-
-def _follow(sentinel: int) -> None:
-    # A parent that was killed cannot end its workers, and they would wait for work for ever.
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
 
 
 def _this_worker() -> PieceWorker:

@@ -8,10 +8,8 @@ and last of all PREFIX.manifest.json (see manifest.py).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_bielik.data.encode import EncoderName, TokenizerFiles, load_tokenizer
-from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.errors import DataError
 from megatron_bielik.data.inputs import InputFile, Piece, TxtSplit, default_piece_bytes, find_inputs, plan_pieces
 from megatron_bielik.data.join import NAMES_FILE, document_tokens, join_pieces, shard_names
 from megatron_bielik.data.manifest import Manifest, manifest_path, read_manifest, write_json, write_manifest
@@ -36,6 +34,7 @@ from megatron_bielik.data.pieces import (
     start_worker,
     tear_down,
 )
+from megatron_bielik.data.processes import locked
 from megatron_bielik.data.progress import ThroughputProgress
 from megatron_bielik.data.shards import bin_path, idx_path, token_dtype
 
@@ -251,16 +250,7 @@ def _is_complete(prefix: Path) -> bool:
 @contextmanager
 def _pieces_folder(folder: Path, fingerprint: dict[str, Any], overwrite: bool) -> Iterator[None]:
     """The folder of pieces, for this process alone, empty or with pieces of the same work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"{folder} is in use by another process; wait for it or give another prefix") from error
+    with locked(folder, "give another --output-prefix"):
         state = folder / "work.json"
         try:
             old = json.loads(state.read_text(encoding="utf-8"))
@@ -286,8 +276,6 @@ def _pieces_folder(folder: Path, fingerprint: dict[str, Any], overwrite: bool) -
                 )
             write_json(state, fingerprint)
         yield
-    finally:
-        os.close(lock)
 
 
 def _run_all(

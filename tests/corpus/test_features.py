@@ -29,7 +29,8 @@ HOSTILE = [
     "\u200b\ufeff\u0301e\u0301 \U0001f600\U0001f468\u200d\U0001f469 \ue000\ud800 漢字",
     "\U00020000 Привет İstanbul ŁÓDŹ \x00\x07\x1f\x85\u2028x",
     "\U000e0067\U0010fffd\ufffe\U000e0100\U000f0000\U00040000", "linia pierwsza\nciąg dalszy\n\nmałą literą\nWielką. małą",
-    "aaa bbb!!! ??? .. . ! a?b", "a" * 100 + " " + "ż" * 200, "٣٤ ① ½ ² Ⅻ 12 \u212aelwin \u212bm ſt", "jeszcze\n \n. \n.\n.x", "(([{ „ «", "…\n…a …\nB",
+    "aaa bbb!!! ??? .. . ! a?b", "a" * 100 + " " + "ż" * 200, "٣٤ ① ½ ² Ⅻ 12 \u212aelwin \u212bm ſt",
+    "jeszcze\n \n. \n.\n.x", "(([{ „ «", "…\n…a …\nB",
     "Juz wiecej nie bede, tez czlowiek. Ktora? the of and cookies Jan Kowalski z Krakowa i PZU",
 ]  # fmt: skip
 
