@@ -113,9 +113,8 @@ class FeatureExtractor:
         self._extractor.insert(keys, np.array([self._morphology.attributes(form) for form in forms], np.uint64))
 
     def _identity(self) -> str:
-        content = repr((FEATURE_VERSION, self._morphology.version, self.language))
-        sets = sorted((k, sorted(v) if isinstance(v, frozenset) else v) for k, v in vars(self.language).items())
-        return hashlib.sha256((content[:60] + repr(sets)).encode()).hexdigest()[:16]
+        content = (FEATURE_VERSION, self._morphology.version, self.language.digest())
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def _load(self) -> None:
         if self._cache is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import string
 import unicodedata
 from dataclasses import dataclass
@@ -48,6 +50,11 @@ class Language:
     abbreviations: frozenset[str]
     needs_diacritics: frozenset[str]
     suffixes: dict[str, tuple[str, ...]]
+
+    def digest(self) -> str:
+        """SHA-256 of all entries, 16 digits: another one where a feature may have another value."""
+        entries = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(self).items()}
+        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_language(name: str) -> Language:

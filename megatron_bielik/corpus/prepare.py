@@ -29,6 +29,7 @@ from megatron_bielik.corpus import steps
 from megatron_bielik.corpus.duplicates import KeepFirst, MinhashSignature
 from megatron_bielik.corpus.exact import DropCopies, ExactSignature, FindFirst, exact_config
 from megatron_bielik.corpus.features import FEATURE_NAMES, FEATURE_VERSION
+from megatron_bielik.corpus.language import load_language
 from megatron_bielik.corpus.prepare_config import PUBLIC_RULES, CorpusConfig
 from megatron_bielik.corpus.prepare_report import write_report
 from megatron_bielik.corpus.scoring import Thresholds
@@ -89,6 +90,7 @@ def check(config: CorpusConfig) -> None:
             raise DataError(f"filter.rules names {name}, which is no feature; docs/features.md lists them")
         if len(bounds) != 2 or not bounds[0] <= bounds[1]:
             raise DataError(f"filter.rules.{name} is {bounds}, needs the least and the largest value")
+    load_language(config.language)
     Thresholds(config.quality.min_high, config.quality.min_medium)
     for option, path in (("quality.model", config.quality.model), ("topics.model", config.topics.model)):
         if path is not None and not Path(path).is_file():
@@ -100,16 +102,13 @@ def check(config: CorpusConfig) -> None:
 def make_plan(config: CorpusConfig) -> Plan:
     """Stages for a configuration. Raises DataError for options or inputs that cannot be used."""
     check(config)
-    tasks, suffix, work = (
-        config.executor.tasks,
-        _SUFFIXES[config.output.compression],
-        Path(config.output.folder) / "work",
-    )
+    tasks, suffix = config.executor.tasks, _SUFFIXES[config.output.compression]
+    work = Path(config.output.folder) / "work"
     rules = config.filter.rules | (PUBLIC_RULES if config.filter.public_rules else {})
     identity = _Identity(
         _FORMAT,
         FEATURE_VERSION,
-        config.language,
+        load_language(config.language).digest(),
         tasks,
         config.output.tokenizer,
         config.output.samples,

@@ -255,6 +255,7 @@ def test_every_input_format(tmp_path: Path) -> None:
         ({"executor": ExecutorConfig(kind="slurm")}, "executor.partition is empty"),
         ({"filter": FilterConfig(rules={"beauty": [0, 1]})}, "names beauty, which is no feature"),
         ({"filter": FilterConfig(rules={"oovs": [1, 0]})}, "needs the least and the largest"),
+        ({"language": "klingon"}, "language 'klingon' is not known"),
         ({"quality": QualityConfig("none.json")}, "quality.model is none.json"),
         ({"output": OutputConfig(tokenizer="none")}, "output.tokenizer is none"),
     ],
