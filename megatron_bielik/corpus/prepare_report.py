@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_bielik.corpus.prepare_config import CorpusConfig
+from megatron_bielik.corpus.records import save_picture, write_whole
 from megatron_bielik.corpus.step_log import BINS, StepLog
 
 
@@ -33,10 +34,8 @@ def write_report(folder: Path, logs: list[StepLog], config: CorpusConfig, finger
         before = after
     pictures = [_draw(folder, quantity, bins) for log in logs for quantity, bins in log.histograms.items()]
     report = {"fingerprint": fingerprint, "steps": steps, "pictures": pictures, "config": asdict(config)}
-    (folder / "report.md").write_text(_markdown(steps, pictures), encoding="utf-8")
-    temporary = folder / "report.json.tmp"
-    temporary.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / "report.json")
+    write_whole(folder / "report.md", _markdown(steps, pictures))
+    write_whole(folder / "report.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     return report
 
 
@@ -50,7 +49,7 @@ def _draw(folder: Path, quantity: str, bins: list[int]) -> str:
     figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
     axes.bar([(i + 0.5) / BINS for i in range(BINS)], bins, width=0.9 / BINS)
     axes.set(xlabel=quantity, ylabel="documents", xlim=(0, 1))
-    figure.savefig(folder / name, dpi=120)
+    save_picture(figure, folder / name)
     pyplot.close(figure)
     return name
 

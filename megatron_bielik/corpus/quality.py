@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from megatron_bielik.corpus.features import FEATURE_NAMES
 from megatron_bielik.corpus.labelled import LABELS
+from megatron_bielik.corpus.records import write_whole
 
 if TYPE_CHECKING:
     import xgboost  # takes a second to import, which every worker of the pipeline would wait for
@@ -106,18 +107,13 @@ class QualityModel:
 
         Raises:
             QualityError: A name that does not end in .json.
-            OSError: The file cannot be written.
+            DataError: The disk refuses.
         """
         if path.suffix != ".json":
             raise QualityError(f"--output is {path}, needs a name that ends in .json")
         about = {"format": _FORMAT, "features": self.features, "objective": self.objective, "names": FEATURE_NAMES}
         self.booster.set_attr(megatron_bielik=json.dumps(about))
-        temporary = path.with_name(f".{path.stem}.tmp.json")
-        try:
-            temporary.write_bytes(bytes(self.booster.save_raw("json")))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, bytes(self.booster.save_raw("json")))
 
 
 def load_quality_model(path: Path, features: str) -> QualityModel:

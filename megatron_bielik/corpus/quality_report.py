@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from megatron_bielik.corpus.features import FEATURE_NAMES
 from megatron_bielik.corpus.labelled import LABELS
 from megatron_bielik.corpus.quality import QualityModel
+from megatron_bielik.corpus.records import save_picture, write_whole
 
 _BINS = 10
 _SHAP_DOCUMENTS = 1000
@@ -110,8 +111,8 @@ def write_report(
     content = {**about, "features": model.features, "objective": model.objective}
     content["scores"] = {name: asdict(score) for name, score in scores.items()}
     content["importance"] = shap
-    (folder / "report.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(scores, shap, about), encoding="utf-8")
+    write_whole(folder / "report.md", _markdown(scores, shap, about))
+    write_whole(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 
@@ -175,7 +176,7 @@ def _draw(
         ylabel="label",
         title=name,
     )
-    figure.savefig(folder / "confusion.png", dpi=120)
+    save_picture(figure, folder / "confusion.png")
 
     figure, axes = pyplot.subplots(figsize=(4.6, 4), layout="constrained")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
@@ -184,11 +185,11 @@ def _draw(
         axes.plot([b[0] for b in bins], [b[1] for b in bins], marker="o", markersize=4, label=label)
     axes.set(xlabel="mean P(class)", ylabel="share of the class", title=f"Calibration: {name}")
     axes.legend()
-    figure.savefig(folder / "calibration.png", dpi=120)
+    save_picture(figure, folder / "calibration.png")
 
     top = list(shap.items())[:20][::-1]
     figure, axes = pyplot.subplots(figsize=(6.4, 5), layout="constrained")
     axes.barh([feature for feature, _ in top], [value for _, value in top])
     axes.set(xlabel="mean |SHAP|, log-odds", title="What the classifier looks at")
-    figure.savefig(folder / "importance.png", dpi=120)
+    save_picture(figure, folder / "importance.png")
     pyplot.close("all")

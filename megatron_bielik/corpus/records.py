@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -184,6 +185,28 @@ class _Guarded:
             return int(self._stream.write(data))
         except OSError as error:
             raise write_error(self._path, error) from error
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a small file that appears when complete.
+
+    Raises:
+        DataError: The disk refuses; nothing is left under the name.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with _no_room(path):
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG; it appears when complete. Raises DataError when the disk refuses."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_whole(path, content.getvalue())
 
 
 def utf8_size(text: str) -> int:

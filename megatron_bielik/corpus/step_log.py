@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from megatron_bielik.corpus.records import write_whole
+
 _EXCERPT = 200  # characters of a sample
 BINS = 20
 
@@ -58,10 +60,7 @@ class StepLog:
     def save(self, folder: Path, order: int, rank: int) -> None:
         """Write the log of a task; it appears when complete."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{order:02d}-{rank:05d}.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(folder / f"{order:02d}-{rank:05d}.json", json.dumps(asdict(self), ensure_ascii=False))
 
 
 def merge(logs: Iterable[StepLog], samples: int) -> StepLog:

@@ -10,6 +10,7 @@ from random import Random
 
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
+from megatron_bielik.corpus.records import write_whole
 from megatron_bielik.corpus.topics import OTHER, TopicError, TopicModel
 
 Labelled = Sequence[tuple[str, str]]
@@ -53,5 +54,5 @@ def judge(model: TopicModel, held_out: Labelled, path: Path | None = None) -> To
     macro = float(f1_score(truth, guesses, average="macro", labels=names, zero_division=0))
     scores = TopicScores(len(texts), float(accuracy_score(truth, guesses)), macro, other, topics)
     if path is not None:
-        path.write_text(json.dumps(asdict(scores), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(scores), indent=1, ensure_ascii=False) + "\n")
     return scores

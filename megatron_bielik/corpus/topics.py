@@ -6,6 +6,7 @@ scikit-learn's CalibratedClassifierCV does: isotonic calibration per class in ea
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 import zipfile
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from megatron_bielik.corpus.records import write_whole
 
 OTHER = "Other"
 _FORMAT = "megatron_bielik topics 1"
@@ -71,22 +74,19 @@ class TopicModel:
 
         Raises:
             TopicError: A name that does not end in .npz.
-            OSError: The file cannot be written.
+            DataError: The disk refuses.
         """
         if path.suffix != ".npz":
             raise TopicError(f"--output is {path}, needs a name that ends in .npz")
         about = json.dumps({"format": _FORMAT, "classes": self.classes, "words": self.words}).encode()
         curves = [curve for fold in self.knots for curve in fold]
         lengths = np.array([curve.shape[1] for curve in curves])
-        temporary = path.with_name(f".{path.stem}.tmp.npz")
-        try:
-            np.savez_compressed(
-                temporary, about=np.frombuffer(about, np.uint8), idf=self.idf, coefficients=self.coefficients,
-                intercepts=self.intercepts, lengths=lengths, knots=np.concatenate(curves, axis=1),
-            )  # fmt: skip
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content, about=np.frombuffer(about, np.uint8), idf=self.idf, coefficients=self.coefficients,
+            intercepts=self.intercepts, lengths=lengths, knots=np.concatenate(curves, axis=1),
+        )  # fmt: skip
+        write_whole(path, content.getvalue())
 
 
 def _calibrated(scores: npt.NDArray[np.float64], knots: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
