@@ -1,6 +1,6 @@
 // One document cut into characters, tokens, words, sentences, lines and paragraphs. Nothing is counted twice later.
 //
-// Definitions (the Python twin in tests/corpus/features_twin.py states them again):
+// Definitions (the Python twin in tests/corpus/text_twin.py states them again):
 //   word       maximal run of letters and combining marks
 //   token      maximal run of characters that are not white space
 //   line       what stands between line feeds; blank if only white space; its length leaves out white space at both ends
