@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_bielik.corpus.language import Language, character_tables, load_language
+from megatron_bielik.corpus.language import Language, character_class, character_tables, load_language, simple_lower
 from megatron_bielik.corpus.morphology import Morphology
 
 try:
@@ -53,10 +53,7 @@ class FeatureExtractor:
         self.language: Language = load_language(language)
         self.threads = threads
         self._morphology = Morphology(self.language)
-        properties, lower = character_tables(self.language)
-        self._extractor = _native.Extractor(properties, lower)
-        self._extractor.set_abbreviations(sorted(self.language.abbreviations))
-        self._capital = frozenset(chr(c) for c in np.flatnonzero((properties & 15) == 2).tolist())
+        self._extractor = self._new_extractor()
         self._cache = cache / f"words-{self.language.language}-{self._identity()}.npy" if cache else None
         self._saved = 0
         self._load()
@@ -104,8 +101,8 @@ class FeatureExtractor:
 
     def _form(self, word: str) -> str:
         """What is looked up: lower case, with the first letter as it is when it is a capital."""
-        lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in word)
-        return word[0] + lower[1:] if word[0] in self._capital else lower
+        lower = "".join(map(simple_lower, word))
+        return word[0] + lower[1:] if character_class(word[0]) == "upper" else lower
 
     def _learn(self, words: Sequence[str]) -> None:
         forms = [self._form(word) for word in words]
@@ -127,7 +124,10 @@ class FeatureExtractor:
                 self._saved = self._extractor.num_words()
 
     def _forget(self) -> None:
-        properties, lower = character_tables(self.language)
-        self._extractor = _native.Extractor(properties, lower)
-        self._extractor.set_abbreviations(sorted(self.language.abbreviations))
+        self._extractor = self._new_extractor()
         self._saved = 0
+
+    def _new_extractor(self) -> _native.Extractor:
+        extractor = _native.Extractor(*character_tables(self.language))
+        extractor.set_abbreviations(sorted(self.language.abbreviations))
+        return extractor

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datatrove.io import get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupFilter
 from datatrove.pipeline.dedup.minhash import MinhashConfig
@@ -33,7 +32,7 @@ from megatron_bielik.corpus.language import load_language
 from megatron_bielik.corpus.prepare_config import PUBLIC_RULES, CorpusConfig
 from megatron_bielik.corpus.prepare_report import write_report
 from megatron_bielik.corpus.scoring import Thresholds
-from megatron_bielik.corpus.sources import reader
+from megatron_bielik.corpus.sources import located, reader
 from megatron_bielik.corpus.step_log import read_logs
 from megatron_bielik.data.errors import DataError
 
@@ -136,7 +135,7 @@ def make_plan(config: CorpusConfig) -> Plan:
         (True, steps.Read([reader(spec) for spec in config.input])),
         (config.repair.enabled, steps.Repair()),
         (config.anonymise.enabled, steps.Anonymise(config.anonymise)),
-        (config.filter.enabled, steps.FeatureFilter(config.filter, config.language, rules)),
+        (config.filter.enabled, steps.FeatureFilter(config.language, rules)),
     ):
         if wanted:
             pipeline.append(observed(step, step.name, clean))
@@ -225,8 +224,7 @@ def _inputs(config: CorpusConfig) -> list[Any]:
     """Names, sizes and times of all input files."""
     found = []
     for spec in config.input:
-        folder = get_datafolder(spec.path if Path(spec.path).is_dir() else spec.path.rpartition("/")[0] or ".")
-        name = spec.glob if Path(spec.path).is_dir() else spec.path.rpartition("/")[2]
+        folder, name = located(spec)
         for file in folder.list_files(glob_pattern=name):
             info = folder.info(file)
             found.append([spec.path, file, info.get("size"), str(info.get("mtime", info.get("LastModified", "")))])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 import pyarrow.parquet
@@ -20,6 +20,7 @@ from megatron_bielik.data.errors import DataError, write_error
 from megatron_bielik.data.inputs import InputFile, decompress, find_inputs, one_line
 
 Record = dict[str, Any]
+Item = TypeVar("Item")
 _BLOCK_BYTES = 1 << 20
 
 
@@ -214,9 +215,9 @@ def utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
-def batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    """Lists of `size` records; the last one may be shorter."""
-    iterator = iter(records)
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last one may be shorter."""
+    iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
 

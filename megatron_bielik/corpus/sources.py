@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from datatrove.data import Document
+from datatrove.io import DataFolder, get_datafolder
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader
@@ -128,19 +129,22 @@ def _document(reader: Any, record: Any, filepath: str, number: int) -> Iterator[
         yield document
 
 
+def located(spec: InputSpec) -> tuple[DataFolder, str | None]:
+    """The folder of a source, and the pattern of its files there: a path with a known suffix is a file."""
+    if not spec.path.lower().endswith(tuple(suffix for group in _SUFFIXES.values() for suffix in group)):
+        return get_datafolder(spec.path), spec.glob
+    folder, _, name = spec.path.rpartition("/")
+    return get_datafolder(folder or "."), name
+
+
 def reader(spec: InputSpec) -> PipelineStep:
     """The reader of a source.
 
     Raises:
         DataError: A file or folder that is not there, or files of no known format.
     """
-    from datatrove.io import get_datafolder
-
-    folder, name = spec.path, spec.glob
-    if spec.path.lower().endswith(tuple(suffix for group in _SUFFIXES.values() for suffix in group)):
-        folder, _, name = spec.path.rpartition("/")
-        folder = folder or "."
-    files = get_datafolder(folder).list_files(glob_pattern=name)
+    folder, name = located(spec)
+    files = folder.list_files(glob_pattern=name)
     if not files:
         raise DataError(
             f"input {spec.path}: no file there{f' matches {spec.glob}' if spec.glob else ''}; check input.path"

@@ -7,9 +7,8 @@ the task. What is heavy to make (dictionary, models) is made where the task runs
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from megatron_bielik.corpus.anonymise import Anonymiser
 from megatron_bielik.corpus.features import FEATURE_NAMES, FeatureExtractor, default_cache
-from megatron_bielik.corpus.prepare_config import AnonymiseConfig, FilterConfig, QualityConfig, TopicsConfig
+from megatron_bielik.corpus.prepare_config import AnonymiseConfig, QualityConfig, TopicsConfig
 from megatron_bielik.corpus.quality import HIGH, load_quality_model
-from megatron_bielik.corpus.records import dump, record_writer, utf8_size
+from megatron_bielik.corpus.records import batches, dump, record_writer, utf8_size
 from megatron_bielik.corpus.repair import repair
 from megatron_bielik.corpus.scoring import Thresholds, quality_entries
 from megatron_bielik.corpus.step_log import StepLog
@@ -41,12 +40,6 @@ def _tokenizer(folder: str) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-
-
-def _batches(data: Iterable[Document]) -> Iterator[list[Document]]:
-    iterator = iter(data)
-    while batch := list(islice(iterator, _BATCH)):
-        yield batch
 
 
 class LoggedStep(PipelineStep):
@@ -180,16 +173,16 @@ class FeatureFilter(LoggedStep):
 
     name = "filter"
 
-    def __init__(self, config: FilterConfig, language: str, rules: dict[str, list[float]]) -> None:
+    def __init__(self, language: str, rules: dict[str, list[float]]) -> None:
         super().__init__()
-        self.config, self.language = config, language
+        self.language = language
         self.columns = [FEATURE_NAMES.index(name) for name in rules]
         self.low, self.high = (np.array([bounds[i] for bounds in rules.values()], np.float32) for i in (0, 1))
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Documents inside all ranges."""
         features = extractor(self.language)
-        for batch in _batches(data):
+        for batch in batches(data, _BATCH):
             with self.track_time("batch"):
                 rows = features([document.text for document in batch])[:, self.columns]
                 outside = (rows < self.low) | (rows > self.high)
@@ -219,7 +212,7 @@ class Score(LoggedStep):
         model = load_quality_model(Path(self.quality.model), features.version) if self.quality.model else None
         topics = load_topic_model(Path(self.topics.model)) if self.topics.model else None
         thresholds = Thresholds(self.quality.min_high, self.quality.min_medium)
-        for batch in _batches(data):
+        for batch in batches(data, _BATCH):
             kept = [True] * len(batch)
             texts = [document.text for document in batch]
             if model:
@@ -268,7 +261,7 @@ class WriteFeatures(LoggedStep):
         schema = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in FEATURE_NAMES)])
         try:
             with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
-                for batch in _batches(data):
+                for batch in batches(data, _BATCH):
                     rows = features([document.text for document in batch])
                     columns = [pa.array([document.id for document in batch]), *(pa.array(c) for c in rows.T)]
                     writer.write_batch(pa.record_batch(columns, schema=schema))
