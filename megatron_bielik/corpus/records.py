@@ -51,18 +51,39 @@ def read_records(patterns: Sequence[str], text_key: str, count: ReadCount, optio
     Raises:
         DataError: A file that is missing or damaged as a whole.
     """
+    for place, record in _all_records(patterns, text_key, count, option):
+        text = record.get(text_key)
+        if not isinstance(text, str):
+            count.add_bad(place, f"no text under {text_key!r}")
+            continue
+        count.records += 1
+        count.characters += len(text)
+        yield record
+
+
+def read_rows(patterns: Sequence[str], count: ReadCount, option: str = "--input") -> Iterator[tuple[str, Record]]:
+    """Place and fields of each row, whatever they are; lines that are no JSON object are counted and passed over.
+
+    Args:
+        patterns: Files or glob patterns: .jsonl, .jsonl.gz, .jsonl.zst and .parquet.
+        count: Takes what was met; further bad rows can be added to it.
+        option: What the user gave the patterns with, for messages.
+
+    Raises:
+        DataError: A file that is missing or damaged as a whole.
+    """
+    for place, record in _all_records(patterns, "text", count, option):
+        count.records += 1
+        yield place, record
+
+
+def _all_records(patterns: Sequence[str], text_key: str, count: ReadCount, option: str) -> Iterator[tuple[str, Record]]:
     for source in find_inputs(patterns, option):
         for place, record in _records_of(source, text_key):
             if isinstance(record, str):
                 count.add_bad(place, record)
-                continue
-            text = record.get(text_key)
-            if not isinstance(text, str):
-                count.add_bad(place, f"no text under {text_key!r}")
-                continue
-            count.records += 1
-            count.characters += len(text)
-            yield record
+            else:
+                yield place, record
 
 
 def _records_of(source: InputFile, text_key: str) -> Iterator[tuple[str, Record | str]]:

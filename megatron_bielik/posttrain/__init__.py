@@ -1,0 +1,1 @@
+"""Instruction tuning, preferences and reinforcement learning: Hugging Face checkpoint in, Hugging Face checkpoint out."""
