@@ -52,8 +52,8 @@ def progress_bar(label: str = "tensors") -> Iterator[Callable[[int, int], None]]
 
 
 @contextmanager
-def rate_line() -> Iterator[Callable[[int, int], None]]:
-    """Documents, megabytes (or million characters) and their rate so far, on stderr if that is a terminal."""
+def rate_line(what: str = "documents", unit: str = "MB") -> Iterator[Callable[[int, int], None]]:
+    """How many of something, millions of a unit in them and their rate so far, on stderr if that is a terminal."""
     console = Console(stderr=True)
     begun = time.monotonic()
     with console.status("starting") if console.is_terminal else nullcontext() as status:
@@ -61,6 +61,6 @@ def rate_line() -> Iterator[Callable[[int, int], None]]:
         def show(documents: int, size: int) -> None:
             if status is not None:
                 rate = size / 1e6 / max(time.monotonic() - begun, 1e-9)
-                status.update(f"{documents:,} documents, {size / 1e6:,.0f} MB, {rate:.1f} MB/s")
+                status.update(f"{documents:,} {what}, {size / 1e6:,.1f} {unit}, {rate:.1f} {unit}/s")
 
         yield show

@@ -1,0 +1,64 @@
+"""Checkpoints of a post-training run: only those count that were written to the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+FINAL = "final"
+_STATE = "run_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def newest(folder: Path) -> Path | None:
+    """The complete checkpoint with the most steps, None if there is none."""
+    complete = _complete(folder)
+    return complete[-1] if complete else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which it was written."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Take away what a killed process left half-written."""
+    for path in _all(folder):
+        if not (path / _STATE).is_file():
+            shutil.rmtree(path)
+
+
+def complete(checkpoint: Path, state: dict[str, Any], keep_last: int) -> None:
+    """Say that a checkpoint is whole, which its state file does, then take away older ones.
+
+    Args:
+        checkpoint: All its other files are written.
+        state: What the run itself keeps, plain values.
+        keep_last: Newest checkpoints kept; 0 keeps all.
+    """
+    temporary = checkpoint / f".{_STATE}.tmp"
+    temporary.write_text(json.dumps(state), encoding="utf-8")
+    temporary.replace(checkpoint / _STATE)
+    for old in _complete(checkpoint.parent)[:-keep_last] if keep_last else []:
+        (old / _STATE).unlink()  # first: a folder that is being deleted is no checkpoint
+        shutil.rmtree(old)
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """What the run kept beside its weights."""
+    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _all(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def _complete(folder: Path) -> list[Path]:
+    return [path for path in _all(folder) if (path / _STATE).is_file()]
