@@ -1,21 +1,25 @@
-"""Write Polish arithmetic word problems with their answers, for reinforcement learning or instruction tuning."""
+"""Write Polish arithmetic word problems with their answers, for reinforcement learning, instruction tuning or preferences."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from megatron_bielik.command import one_line_errors
 from megatron_bielik.corpus.records import dump, record_writer
-from megatron_bielik.posttrain.problems import INSTRUCTION, ProblemError, as_conversation, generate
+from megatron_bielik.posttrain.problems import INSTRUCTION, ProblemError, as_conversation, as_pair, generate
 
 EXAMPLES = """examples:
   python tools/generate_problems.py --output train.jsonl --count 20000 --split train
   python tools/generate_problems.py --output test.jsonl --count 500 --split test --levels 3,4
   python tools/generate_problems.py --output sft.jsonl.zst --count 5000 --levels 1,2 --form sft
+  python tools/generate_problems.py --output pairs.jsonl --count 2000 --form dpo      (right answers against wrong ones)
 levels: 1 one sum or difference, 2 two steps, 3 multiplication, division, prices, 4 percentages, fractions, 5 averages,
 time, two unknowns. Problems of the two splits never have the same text, whatever the seed.
 """
+FORMS: dict[str, Callable[[Mapping[str, Any]], Any]] = {"grpo": dict, "sft": as_conversation, "dpo": as_pair}
 
 
 def main() -> None:
@@ -28,7 +32,7 @@ def main() -> None:
     add("--levels", default="1,2,3,4,5", help="taken in turn (default 1,2,3,4,5)")
     add("--seed", type=int, default=0, help="chooses the problems (default 0)")
     add("--split", choices=("train", "test"), help="default: both together")
-    add("--form", choices=("grpo", "sft"), default="grpo", help="prompts with answers (default), or conversations")
+    add("--form", choices=FORMS, default="grpo", help="prompts with answers (default), conversations, or pairs")
     add("--instruction", default=INSTRUCTION, help="put behind each problem (default asks for \\boxed{}; '' for none)")
     args = parser.parse_args()
     with one_line_errors(ValueError):
@@ -39,7 +43,7 @@ def main() -> None:
         problems = generate(args.count, levels, args.seed, args.split, args.instruction)
         with record_writer(args.output) as stream:
             for problem in problems:
-                stream.write(dump(as_conversation(problem) if args.form == "sft" else problem))
+                stream.write(dump(FORMS[args.form](problem)))
     print(f"{args.output}: {args.count:,} problems of levels {args.levels}")
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a training job under Slurm, one task per GPU; saves and requeues itself before the time limit.
 #   sbatch --nodes 4 --partition gpu examples/launch/slurm.sh --config run.yaml --training.steps 100
+#   MODULE=megatron_bielik.posttrain.sft sbatch examples/launch/slurm.sh --config sft.yaml      (another job)
 # Submit from the root of the repository, with the Python environment active.
 #SBATCH --job-name=bielik
 #SBATCH --ntasks-per-node=8
@@ -42,8 +43,8 @@ pass_on() {
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 --distribution=block --cpus-per-task="${SLURM_CPUS_PER_TASK:-12}" bash -c '
   export RANK="${SLURM_PROCID}" LOCAL_RANK="${SLURM_LOCALID}" WORLD_SIZE="${SLURM_NTASKS}"
-  exec python -m megatron_bielik.pretrain "$@"
-' pretrain "$@" &
+  exec python -m "${MODULE:-megatron_bielik.pretrain}" "$@"
+' job "$@" &
 step=$!
 trap pass_on USR1
 

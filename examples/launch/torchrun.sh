@@ -2,6 +2,7 @@
 # Starts a training job on this node, or on several when each runs this script.
 #   examples/launch/torchrun.sh --config run.yaml --training.steps 100
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=node0 examples/launch/torchrun.sh --config run.yaml     (once per node)
+#   MODULE=megatron_bielik.posttrain.sft examples/launch/torchrun.sh --config sft.yaml               (another job)
 set -euo pipefail
 
 if [[ $# -eq 0 ]]; then
@@ -18,4 +19,4 @@ exec torchrun \
   --nproc-per-node "${GPUS_PER_NODE:-8}" \
   --master-addr "${MASTER_ADDR:-127.0.0.1}" \
   --master-port "${MASTER_PORT:-29500}" \
-  -m megatron_bielik.pretrain "$@"
+  -m "${MODULE:-megatron_bielik.pretrain}" "$@"

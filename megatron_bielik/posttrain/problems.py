@@ -6,6 +6,7 @@ as the text, and the expression that gives it is kept beside it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from random import Random
@@ -95,3 +96,22 @@ def as_conversation(problem: Mapping[str, Any]) -> dict[str, Any]:
     """A problem as a row for instruction tuning: the user's message and the solution as the assistant's."""
     answer = {"role": "assistant", "content": problem["solution"]}
     return {"id": problem["id"], "messages": [*problem["messages"], answer]}
+
+
+def as_pair(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem as a preference pair: the solution, and the same with another last digit of the answer wherever it stands.
+
+    Scores are 10 and 0.
+    """
+    answer, solution = problem["answer"], problem["solution"]
+    *_, digit = re.finditer(r"\d", answer)
+    wrong = answer[: digit.start()] + str((int(digit[0]) + 1) % 10) + answer[digit.end() :]
+    alone = re.compile(rf"(?<![\d,]){re.escape(answer)}(?![\d,]\d|\d)")
+    return {
+        "id": problem["id"],
+        "prompt": problem["messages"],
+        "chosen": solution,
+        "rejected": alone.sub(lambda _: wrong, solution),
+        "chosen_score": 10.0,
+        "rejected_score": 0.0,
+    }

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 
 from megatron_bielik.checkpoint_files import copy_companions
@@ -41,7 +43,12 @@ def make_arguments(
     if config.parallel.sharding == "fsdp":
         fsdp = {
             "fsdp": True,
-            "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True},
+            "fsdp_config": {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "reshard_after_forward": True,
+                "state_dict_type": "SHARDED_STATE_DICT",
+            },
         }
     arguments = kind(
         output_dir=config.checkpoint.dir,
@@ -70,6 +77,8 @@ def make_arguments(
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
+        log_level="error",
+        log_level_replica="error",
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
@@ -78,6 +87,9 @@ def make_arguments(
         **more,
     )
     assert arguments.device is not None  # asking for it is what starts the process group
+    if fsdp and arguments.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate shards on GPUs alone, and on CPUs trains whole models without a word. FSDP2 itself runs on gloo.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return arguments
 
 

@@ -23,6 +23,7 @@ from megatron_bielik.posttrain.problems import (
     LEVELS,
     ProblemError,
     as_conversation,
+    as_pair,
     generate,
     split_of,
 )
@@ -339,3 +340,15 @@ def test_tool(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
     assert path.read_text() == before
     assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_pairs_differ_in_the_answer_alone() -> None:
+    from megatron_bielik.posttrain.rewards.math_answer import math_answer
+
+    for problem in generate(500, [1, 2, 3, 4, 5], 5):
+        pair = as_pair(problem)
+        assert math_answer(pair["chosen"], problem) == 1
+        assert math_answer(pair["rejected"], problem) == 0
+        assert len(pair["chosen"]) == len(pair["rejected"])
+        differing = sum(a != b for a, b in zip(pair["chosen"], pair["rejected"], strict=True))
+        assert 1 <= differing <= pair["chosen"].count(problem["answer"])

@@ -52,7 +52,7 @@ def runs(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     }
     for name, config in configs.items():
-        config = small(config, model, folder, optimizer__epsilon=1e-5, optimizer__lr=3e-3)
+        config = small(config, model, folder, optimizer__epsilon=1e-5, optimizer__lr=3e-3, checkpoint__save_interval=2)
         training = replace(config.training, micro_batch_size=2, global_batch_size=8)
         (folder / f"{name}.yaml").write_text(as_yaml(replace(config, training=training)))
     with pytest.MonkeyPatch.context() as patch:
@@ -88,3 +88,23 @@ def test_the_adaptive_rate_counts_over_both_ranks(runs: Path) -> None:
             assert record["lr"] == pytest.approx(
                 record["lr_scheduled"] * (record["label_tokens"] / full) ** 0.5, rel=1e-12
             )
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_go_on_to_the_same_losses(runs: Path, method: str, sharding: str) -> None:
+    whole, again = runs / f"{method}-2-{sharding}", runs / f"{method}-2-{sharding}-again"
+    assert "resumed from step 2 of 4" in {record["message"] for record in records(again, "event")}
+    assert [record["loss"] for record in records(again)] == [record["loss"] for record in records(whole)]
+    weights = load_file(again / "final" / "model.safetensors")
+    for name, tensor in load_file(whole / "final" / "model.safetensors").items():
+        assert weights[name].equal(tensor), name
+
+
+@pytest.mark.distributed
+def test_sharded_means_sharded(runs: Path) -> None:
+    """accelerate would train whole models on CPUs without a word."""
+    for method in METHODS:
+        assert (runs / f"{method}-2-fsdp" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
+        assert (runs / f"{method}-2-none" / "checkpoint-4" / "model.safetensors").is_file()

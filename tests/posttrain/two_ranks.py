@@ -5,9 +5,13 @@ GRPO's answers come from a table by prompt and place in the group, since samplin
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from megatron_bielik.posttrain import dpo, grpo, sft
 from megatron_bielik.posttrain.checks import check, world_size_of_launch
@@ -29,14 +33,27 @@ def answer_from_a_table(self: Any, prompt_ids: list[list[int]], *_: Any, **__: A
 
 
 def train_all(folder: Path, sharding: str) -> None:
-    """Runs of the folder's sft.yaml, dpo.yaml and grpo.yaml, each in <method>-<ranks>-<sharding>."""
+    """Runs of the folder's sft.yaml, dpo.yaml and grpo.yaml, each in <method>-<ranks>-<sharding>.
+
+    With two ranks also <method>-2-<sharding>-again, which goes on from the first one's middle.
+    """
+    ranks = world_size_of_launch()
     for kind, module, name in ((SFTConfig, sft, "sft"), (DPOConfig, dpo, "dpo"), (GRPOConfig, grpo, "grpo")):
-        options = [f"--config={folder / name}.yaml", f"--parallel.sharding={sharding}"]
-        options.append(f"--checkpoint.dir={folder / f'{name}-{world_size_of_launch()}-{sharding}'}")
-        config, _ = parse(make_parser(name, "", options=kind), options)
-        code = module.train(config, check(config, world_size_of_launch()))
-        if code:
-            raise SystemExit(f"{name} ended with {code}")
+        whole = folder / f"{name}-{ranks}-{sharding}"
+        again = folder / f"{name}-{ranks}-{sharding}-again"
+        for target in (whole, again) if ranks > 1 else (whole,):
+            if target == again:
+                if int(os.environ["RANK"]) == 0:
+                    shutil.copytree(whole, again, ignore=shutil.ignore_patterns("final", "checkpoint-4"))
+                torch.distributed.barrier()
+            options = [
+                f"--config={folder / name}.yaml",
+                f"--parallel.sharding={sharding}",
+                f"--checkpoint.dir={target}",
+            ]
+            config, _ = parse(make_parser(name, "", options=kind), options)
+            if code := module.train(config, check(config, ranks)):
+                raise SystemExit(f"{name} ended with {code}")
 
 
 if __name__ == "__main__":
