@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_bielik.posttrain.checks import check, world_size_of_launch
 from megatron_bielik.posttrain.config import DPOConfig
-from megatron_bielik.posttrain.errors import one_line
-from megatron_bielik.settings import make_parser, parse
+from megatron_bielik.posttrain.job import prepared, start
 
 if TYPE_CHECKING:
     from megatron_bielik.posttrain.chat import ChatEncoder
     from megatron_bielik.posttrain.data import Prepared
 
 EXAMPLES = """examples:
-  python -m megatron_bielik.posttrain.dpo --config examples/posttrain/tiny/dpo.yaml
+  python -m megatron_bielik.posttrain.dpo --config examples/posttrain/dpo.yaml
   python -m megatron_bielik.posttrain.dpo --config run.yaml --loss.positive 0 --checkpoint.dir runs/plain-dpo
-  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.dpo --config examples/posttrain/bielik-4.5b/dpo.yaml
+  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.dpo --config examples/bielik-4.5b/dpo.yaml
 Pairs are made by tools/prepare_preferences.py. A run started again with the same checkpoint.dir goes on where its newest
 checkpoint ends."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done or cleanly stopped, 1 stopped by a failure, 2 unusable options."""
-    return one_line(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> int:
-    parser = make_parser(
-        "python -m megatron_bielik.posttrain.dpo", "Tune a model on preferences by DPO-Positive.", EXAMPLES, DPOConfig
-    )
-    parser.add_argument("--dry_run", action="store_true", help="prepare the data, print the report, and leave")
-    config, options = parse(parser, arguments)
-    accumulation = check(config, world_size_of_launch())
-    return train(config, accumulation, options.dry_run)
+    """Run the job. Returns the exit code, as job.start does."""
+    return start("dpo", "Tune a model on preferences by DPO-Positive.", EXAMPLES, DPOConfig, train, arguments)
 
 
 def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
@@ -56,19 +43,19 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
         )
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
-            prepared = {"train": _prepared(config, encoder, "train", speak)}
+            found = {"train": _prepared(config, encoder, "train", speak)}
             if config.data.valid:
-                prepared["eval"] = _prepared(config, encoder, "valid", speak)
+                found["eval"] = _prepared(config, encoder, "valid", speak)
         if dry_run:
             return 0
-        sets = {name: Dataset.from_file(str(one.path)).with_format("numpy") for name, one in prepared.items()}
+        sets = {name: Dataset.from_file(str(one.path)).with_format("numpy") for name, one in found.items()}
         training = config.training
         arguments.max_steps = training.steps or steps_of(
             len(sets["train"]), training.global_batch_size, training.epochs
         )
         trainer = BielikDPOTrainer(
             config,
-            {name: one.path for name, one in prepared.items()},
+            {name: one.path for name, one in found.items()},
             model=load_model(config),
             args=arguments,
             train_dataset=sets["train"],
@@ -81,19 +68,13 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
 
 def _prepared(config: DPOConfig, encoder: ChatEncoder, name: str, speak: bool) -> Prepared:
     """The prepared set; the first process prints its report."""
-    from megatron_bielik.command import rate_line
-    from megatron_bielik.posttrain.chat import fingerprint
     from megatron_bielik.posttrain.data import print_report
     from megatron_bielik.posttrain.dpo_data import encode_pairs
 
-    patterns = config.data.train if name == "train" else config.data.valid
-    folder = Path(config.checkpoint.dir) / "data"
-    with rate_line("pairs", "million tokens") as show:
-        prepared = encode_pairs(folder, name, patterns, config.data, encoder, fingerprint(encoder.tokenizer), show)
-    prepared.report.refuse_if_bad(f"data.{name}", config.data.max_bad_share)
+    found = prepared(config, encoder, name, "pairs", encode_pairs)
     if speak:
-        print_report(name, "pairs", prepared.report, [])
-    return prepared
+        print_report(name, "pairs", found.report, [])
+    return found
 
 
 if __name__ == "__main__":

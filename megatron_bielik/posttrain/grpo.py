@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_bielik.posttrain.checks import check, world_size_of_launch
 from megatron_bielik.posttrain.config import GRPOConfig
-from megatron_bielik.posttrain.errors import one_line
-from megatron_bielik.settings import make_parser, parse
+from megatron_bielik.posttrain.job import prepared, start
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from megatron_bielik.posttrain.chat import ChatEncoder
-    from megatron_bielik.posttrain.data import Prepared
 
 EXAMPLES = """examples:
-  python -m megatron_bielik.posttrain.grpo --config examples/posttrain/tiny/grpo.yaml
+  python -m megatron_bielik.posttrain.grpo --config examples/posttrain/grpo.yaml
   python -m megatron_bielik.posttrain.grpo --config run.yaml --loss.variant dr_grpo --loss.scale none
-  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.grpo --config examples/posttrain/bielik-4.5b/grpo.yaml
+  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.grpo --config examples/bielik-4.5b/grpo.yaml
 Problems to practise on are made by tools/generate_problems.py. A run started again with the same checkpoint.dir goes on
 where its newest checkpoint ends."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done or cleanly stopped, 1 stopped by a failure, 2 unusable options."""
-    return one_line(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> int:
-    parser = make_parser(
-        "python -m megatron_bielik.posttrain.grpo", "Train a model on rewarded answers by GRPO.", EXAMPLES, GRPOConfig
-    )
-    parser.add_argument("--dry_run", action="store_true", help="prepare the data, print the report, and leave")
-    config, options = parse(parser, arguments)
-    accumulation = check(config, world_size_of_launch())
-    return train(config, accumulation, options.dry_run)
+    """Run the job. Returns the exit code, as job.start does."""
+    return start("grpo", "Train a model on rewarded answers by GRPO.", EXAMPLES, GRPOConfig, train, arguments)
 
 
 def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
     """Prepare the prompts, report, train. Returns the exit code."""
-    from datasets import Dataset
     from trl import GRPOConfig as Arguments
 
     from megatron_bielik.posttrain.grpo_trainer import BielikGRPOTrainer
@@ -55,7 +42,7 @@ def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
             names = ["train", "valid"] if config.data.valid else ["train"]
-            sets = {name: Dataset.from_file(str(_prepared(config, encoder, name, speak).path)) for name in names}
+            sets = {name: _prompts(config, encoder, name, speak) for name in names}
         if dry_run:
             return 0
         training, prompts = config.training, config.training.global_batch_size // config.sampling.group_size
@@ -100,21 +87,17 @@ def _arguments(config: GRPOConfig, accumulation: int) -> dict[str, Any]:
     }
 
 
-def _prepared(config: GRPOConfig, encoder: ChatEncoder, name: str, speak: bool) -> Prepared:
+def _prompts(config: GRPOConfig, encoder: ChatEncoder, name: str, speak: bool) -> Dataset:
     """The prepared set; the first process prints its report."""
-    from megatron_bielik.command import rate_line
-    from megatron_bielik.posttrain.chat import fingerprint
+    from datasets import Dataset
+
     from megatron_bielik.posttrain.data import print_report
     from megatron_bielik.posttrain.grpo_data import encode_prompts
 
-    patterns = config.data.train if name == "train" else config.data.valid
-    folder = Path(config.checkpoint.dir) / "data"
-    with rate_line("prompts", "million tokens") as show:
-        prepared = encode_prompts(folder, name, patterns, config.data, encoder, fingerprint(encoder.tokenizer), show)
-    prepared.report.refuse_if_bad(f"data.{name}", config.data.max_bad_share)
+    found = prepared(config, encoder, name, "prompts", encode_prompts)
     if speak:
-        print_report(name, "prompts", prepared.report, [])
-    return prepared
+        print_report(name, "prompts", found.report, [])
+    return Dataset.from_file(str(found.path))
 
 
 if __name__ == "__main__":

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_bielik.posttrain.checks import check, world_size_of_launch
 from megatron_bielik.posttrain.config import SFTConfig
-from megatron_bielik.posttrain.errors import one_line
-from megatron_bielik.settings import make_parser, parse
+from megatron_bielik.posttrain.job import prepared, start
 
 if TYPE_CHECKING:
     from megatron_bielik.posttrain.chat import ChatEncoder
     from megatron_bielik.posttrain.sft_data import Packed
 
 EXAMPLES = """examples:
-  python -m megatron_bielik.posttrain.sft --config examples/posttrain/tiny/sft.yaml
+  python -m megatron_bielik.posttrain.sft --config examples/posttrain/sft.yaml
   python -m megatron_bielik.posttrain.sft --config run.yaml --dry_run
-  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.sft --config examples/posttrain/bielik-4.5b/sft.yaml
+  torchrun --nproc-per-node 8 -m megatron_bielik.posttrain.sft --config examples/bielik-4.5b/sft.yaml
 A run started again with the same checkpoint.dir goes on where its newest checkpoint ends."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the job. Returns the exit code: 0 done or cleanly stopped, 1 stopped by a failure, 2 unusable options."""
-    return one_line(lambda: _main(arguments))
-
-
-def _main(arguments: list[str] | None) -> int:
-    parser = make_parser(
-        "python -m megatron_bielik.posttrain.sft", "Fine-tune a model on conversations.", EXAMPLES, SFTConfig
-    )
-    parser.add_argument("--dry_run", action="store_true", help="prepare the data, print the report, and leave")
-    config, options = parse(parser, arguments)
-    accumulation = check(config, world_size_of_launch())
-    return train(config, accumulation, options.dry_run)
+    """Run the job. Returns the exit code, as job.start does."""
+    return start("sft", "Fine-tune a model on conversations.", EXAMPLES, SFTConfig, train, arguments)
 
 
 def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
@@ -79,19 +66,13 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
 
 def _rows(config: SFTConfig, encoder: ChatEncoder, name: str, speak: bool) -> Packed:
     """The prepared and packed set; the first process prints its report."""
-    from megatron_bielik.command import rate_line
-    from megatron_bielik.posttrain.chat import fingerprint
     from megatron_bielik.posttrain.data import print_report
     from megatron_bielik.posttrain.sft_data import encode_set, pack_set
 
-    patterns = config.data.train if name == "train" else config.data.valid
-    folder = Path(config.checkpoint.dir) / "data"
-    with rate_line("conversations", "million tokens") as show:
-        prepared = encode_set(folder, name, patterns, config.data, encoder, fingerprint(encoder.tokenizer), show)
-    prepared.report.refuse_if_bad(f"data.{name}", config.data.max_bad_share)
-    packed = pack_set(prepared, config.data)
+    found = prepared(config, encoder, name, "conversations", encode_set)
+    packed = pack_set(found, config.data)
     if speak:
-        print_report(name, "conversations", prepared.report, _lines(config, packed, prepared.report.trained, name))
+        print_report(name, "conversations", found.report, _lines(config, packed, found.report.trained, name))
     return packed
 
 

@@ -19,9 +19,9 @@ from trl import GRPOConfig as Arguments
 from megatron_bielik.posttrain import grpo
 from megatron_bielik.posttrain.chat import fingerprint
 from megatron_bielik.posttrain.config import GRPOConfig, GRPOData, PolicyLoss, RewardsConfig, Sampling
-from megatron_bielik.posttrain.errors import one_line
 from megatron_bielik.posttrain.grpo_data import encode_prompts, prompt_ids
 from megatron_bielik.posttrain.grpo_trainer import BielikGRPOTrainer
+from megatron_bielik.posttrain.job import one_line
 from megatron_bielik.posttrain.order import PromptStream, RowStream, steps_of
 from megatron_bielik.posttrain.rewards.calls import RewardCalls
 from megatron_bielik.posttrain.rewards.spec import RewardSpec

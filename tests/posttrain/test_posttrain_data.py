@@ -18,7 +18,7 @@ from megatron_bielik.posttrain import data as data_module
 from megatron_bielik.posttrain import sft
 from megatron_bielik.posttrain.config import SFTConfig, SFTData
 from megatron_bielik.posttrain.data import Prepared
-from megatron_bielik.posttrain.errors import one_line
+from megatron_bielik.posttrain.job import one_line
 from megatron_bielik.posttrain.run import load_encoder
 from megatron_bielik.posttrain.sft_data import encode_set
 from tests.posttrain.conftest import chats, small, write_rows
