@@ -75,7 +75,9 @@ def _train(config: Config) -> int:
     trainer = Trainer(config, here, watchdog)
     try:
         trainer.prepare()
-        with open_log(config, Path(config.checkpoint.dir), here.rank, trainer.resumed_step, config.training.steps) as trainer.log:
+        with open_log(
+            config, Path(config.checkpoint.dir), here.rank, trainer.resumed_step, config.training.steps
+        ) as trainer.log:
             trainer.run()
     except (SettingsError, CheckpointError, DataError) as error:
         # Options and checkpoints are wrong on every rank alike, data can be on one.

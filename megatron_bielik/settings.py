@@ -50,7 +50,9 @@ def make_parser(program: str, description: str, epilog: str = "", options: type 
         allow_abbrev=False,  # --optimizer.l must not set optimizer.lr
     )
     parser.add_argument(
-        "--config", action="config", help="YAML file of options; several are read in order, later ones win"
+        "--config",
+        action="config",
+        help="YAML file of options; the command line is read in order, so that a file wins over files and options before it",
     )
     parser.options = options
     parser.add_class_arguments(options, as_group=False)

@@ -162,6 +162,17 @@ class ChatEncoder:
             for one, marks, count in zip(encodings, spans, escaped, strict=True)
         ]
 
+    def writes_as(self, template: str | None) -> bool:
+        """Whether another template writes a plain conversation in the same way; one that is not there does."""
+        chat = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+        if not isinstance(template, str):
+            return True
+        return self._plain(self.template, chat) == self._plain(template, chat)
+
+    def _plain(self, template: str, chat: list[dict[str, str]]) -> str:
+        rendered, _ = render_jinja_template(conversations=[chat], chat_template=template, **self._kwargs)
+        return str(rendered[0])
+
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Any] | None, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]], int]:

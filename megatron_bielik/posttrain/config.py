@@ -52,6 +52,7 @@ class TrainingConfig:
         precision: bf16 (weights kept in fp32, computed in bf16), or fp32.
         seed: Data order, and sampling in GRPO.
         eval_interval: Steps between evaluations; 0 evaluates at the end only, if there is something to evaluate on.
+        eval_at_start: Evaluate before the first step too.
         max_skipped_steps: Consecutive steps with a NaN or infinite gradient before the run stops; each is skipped.
         time_limit_minutes: Save and leave when the run is this old; none never does.
     """
@@ -63,6 +64,7 @@ class TrainingConfig:
     precision: Literal["bf16", "fp32"] = "bf16"
     seed: int = 42
     eval_interval: int = 0
+    eval_at_start: bool = False
     max_skipped_steps: int = 10
     time_limit_minutes: float | None = None
 
@@ -212,7 +214,7 @@ class GRPOData:
 
     Args:
         train: Files or glob patterns.
-        valid: Files to evaluate on: mean rewards of sampled answers.
+        valid: Files to evaluate on: mean rewards of the most likely answers.
         system: System message put before prompts that have none; none adds nothing.
         max_prompt_tokens: Longer prompts are dropped and counted.
         chat_template: Jinja file; none takes the tokenizer's own, else ChatML.

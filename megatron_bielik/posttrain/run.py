@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,14 +121,24 @@ def load_model(config: AnyConfig) -> PreTrainedModel:
 
 
 def load_encoder(config: AnyConfig) -> ChatEncoder:
-    """Tokenizer and chat template of the run. Raises ChatError."""
+    """Tokenizer and chat template of the run; says so if it is another than the tokenizer's own. Raises ChatError."""
     tokenizer = load_tokenizer(config.model.path)
     encoder = ChatEncoder(tokenizer, choose_template(tokenizer, config.data.chat_template))
+    if config.data.chat_template is None and not encoder.writes_as(tokenizer.chat_template) and _is_first():
+        print(
+            "note: the tokenizer's chat template does not mark the assistant's words and writes otherwise than ChatML, which is "
+            "trained and exported in its place; data.chat_template takes another with {% generation %} marks",
+            file=sys.stderr,
+        )
     tokenizer.chat_template = without_marks(encoder.template)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(encoder.end_of_turn)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return encoder
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(trainer: RunTrainer, encoder: ChatEncoder) -> int:
@@ -156,6 +167,8 @@ def run(trainer: RunTrainer, encoder: ChatEncoder) -> int:
         if resumed:
             trainer.event("start", f"resumed from step {resumed} of {total}")
         if resumed < total:
+            wanted = config.training.eval_at_start and trainer.eval_dataset is not None
+            trainer.args.eval_on_start = wanted and resumed == 0
             trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         elif newest is not None:
             trainer._load_from_checkpoint(str(newest))

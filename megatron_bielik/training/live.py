@@ -87,6 +87,10 @@ def status_line(record: Record, total_steps: int, seconds_left: float | None) ->
         ("loss", lambda x: f"loss {x:.4f}"),
         ("lr", lambda x: f"lr {x:.2e}"),
         ("grad_norm", lambda x: f"grad norm {x:.3g}"),
+        ("reward", lambda x: f"reward {x:.3f}"),
+        ("kl", lambda x: f"KL {x:.3g}"),
+        ("chosen_log_ratio", lambda x: f"chosen {x:+.3g}"),
+        ("margin", lambda x: f"margin {x:+.3g}"),
         ("tokens", lambda x: f"{short_number(x)} tokens"),
         ("tokens_per_second_per_gpu", lambda x: f"{short_number(x)} tokens/s/GPU"),
     ]

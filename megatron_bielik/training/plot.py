@@ -31,6 +31,14 @@ GREY = "#6b6b6b"
 Series = tuple[list[int], list[float]]
 
 
+POST_TRAINING = {
+    "reward": "mean reward of sampled answers",
+    "kl": "divergence from the reference, nats per token",
+    "chosen_log_ratio": "chosen answers: log-probability against the reference",
+    "margin": "margin of chosen over rejected answers",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One run's log, ready to draw.
@@ -89,7 +97,7 @@ def load_run(path: Path) -> Run:
             if starts > resumed_after + 1:  # the first record after a second start
                 events.append((record["step"], "resume"))
                 resumed_after = starts - 1
-            for key in ("loss", "lr", "grad_norm", "tokens_per_second_per_gpu"):
+            for key in ("loss", "lr", "grad_norm", "tokens_per_second_per_gpu", *POST_TRAINING):
                 if key in record:
                     train.setdefault(key, {})[record["step"]] = _number(record[key])
     if not train and not evals:
@@ -135,8 +143,10 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
     """
     if not runs:
         raise ValueError("no run was given; nothing to draw")
-    figure, axes = plt.subplots(2, 2, figsize=(13, 8), sharex=True, layout="constrained")
-    panels = loss, lr, norm, speed = list(axes.flat)
+    more = [key for key in POST_TRAINING if any(key in run.train for run in runs)]
+    rows = 2 + -(-len(more) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(13, 4 * rows), sharex=True, layout="constrained")
+    panels = loss, lr, norm, speed = list(axes.flat)[:4]
     titles = ("loss, nats per token", "learning rate", "gradient norm before clipping", "tokens per second per GPU")
     for panel, title in zip(panels, titles, strict=True):
         _style(panel, title)
@@ -145,6 +155,7 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
         _curve(loss, run.train.get("loss"), smoothing, colour, run.name if len(runs) > 1 else "train")
         for panel, key in ((lr, "lr"), (norm, "grad_norm"), (speed, "tokens_per_second_per_gpu")):
             _curve(panel, run.train.get(key), 0 if key == "lr" else smoothing, colour)
+    _post_training(list(axes.flat)[4:], more, runs, smoothing)
     _eval_points(loss, runs)
     if len(runs) == 1:
         _events(loss, runs[0])
@@ -156,6 +167,16 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     figure.suptitle(title, fontsize=14, fontweight="bold", x=0.012, ha="left")
     return figure
+
+
+def _post_training(panels: Sequence[Axes], keys: Sequence[str], runs: Sequence[Run], smoothing: float) -> None:
+    """What DPO and GRPO log beside the loss; a panel left over is taken away."""
+    for panel, key in zip(panels, keys, strict=False):
+        _style(panel, POST_TRAINING[key])
+        for index, run in enumerate(runs):
+            _curve(panel, run.train.get(key), smoothing, COLOURS[index % len(COLOURS)])
+    for panel in panels[len(keys) :]:
+        panel.remove()
 
 
 def _style(panel: Axes, title: str) -> None:
@@ -225,7 +246,7 @@ def _finish(panels: Sequence[Axes], runs: Sequence[Run]) -> None:
     speed.yaxis.set_major_formatter(EngFormatter(sep=""))
     if speed.lines:
         speed.set_ylim(bottom=0)
-    for panel in (norm, speed):
+    for panel in panels[0].figure.axes[-2:]:
         panel.set_xlabel("step")
 
 

@@ -139,3 +139,19 @@ def test_refusals(models_folder: Path, tmp_path: Path) -> None:
     encoder = ChatEncoder(tokenizer, CHATML.read_text())
     with pytest.raises(ChatError, match=r"U\+FDD0"):
         encoder.encode([user("\ufdd0"), assistant("a")])
+
+
+def test_another_template_in_place_of_the_tokenizers_is_said(
+    models_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from megatron_bielik.posttrain.config import SFTConfig
+    from megatron_bielik.posttrain.run import load_encoder
+    from tests.posttrain.conftest import small
+
+    own = load_tokenizer(models_folder / "bielik").chat_template
+    assert isinstance(own, str)
+    encoder = load_encoder(small(SFTConfig(), models_folder / "bielik", Path()))
+    assert capsys.readouterr().err == ""  # it has no marks, but writes the same
+    assert encoder.writes_as(own)
+    assert encoder.writes_as(None)
+    assert not encoder.writes_as("{{ messages[0].content }}")

@@ -114,7 +114,9 @@ def finished(models_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     train = write_rows(folder / "train.jsonl", chats(60))
     valid = write_rows(folder / "valid.jsonl", chats(7, seed=1))
     data = SFTData([str(train)], [str(valid)], sequence_length=160, sample_weights=True)
-    config = small(SFTConfig(data=data), models_folder / "bielik", folder / "run", training__steps=6)
+    config = small(
+        SFTConfig(data=data), models_folder / "bielik", folder / "run", training__steps=6, training__eval_at_start=True
+    )
     assert sft.train(config, accumulation=2) == 0
     return config, folder / "run"
 
@@ -169,7 +171,9 @@ def test_it_learns_and_evaluates(finished: tuple[SFTConfig, Path]) -> None:
     _, run = finished
     losses = [record["loss"] for record in records(run)]
     assert losses[-1] < losses[0]
-    (evaluation,) = records(run, "eval")
+    before, evaluation = records(run, "eval")
+    assert before["step"] == 0
+    assert before["loss"] > evaluation["loss"]
     assert evaluation["perplexity"] == pytest.approx(math.exp(evaluation["loss"]))
     assert evaluation["step"] == 6
 

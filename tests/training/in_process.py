@@ -47,6 +47,8 @@ def train(config: Config, runtime: Runtime) -> Trainer:
     check_run(config)
     trainer = Trainer(config, runtime, Watchdog(0, runtime.rank, runtime.world_size))
     trainer.prepare()
-    with open_log(config, Path(config.checkpoint.dir), runtime.rank, trainer.resumed_step, config.training.steps) as trainer.log:
+    with open_log(
+        config, Path(config.checkpoint.dir), runtime.rank, trainer.resumed_step, config.training.steps
+    ) as trainer.log:
         trainer.run()
     return trainer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megatron_bielik.training.log import JsonLines
-from megatron_bielik.training.plot import ReferenceLine, Run, draw, load_run, save, smooth
+from megatron_bielik.training.plot import POST_TRAINING, ReferenceLine, Run, draw, load_run, save, smooth
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -133,3 +133,12 @@ def test_unknown_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"suffix must be one of \.png"):
         save(draw(runs(1)), tmp_path / "plot.docx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_post_training_logs_has_panels_of_its_own() -> None:
+    steps = [1, 2, 3]
+    chosen = Run("dpo", {"loss": (steps, [0.7, 0.6, 0.5]), "margin": (steps, [0.0, 0.1, 0.2])}, {}, [])
+    rewarded = Run("grpo", {"loss": (steps, [0.0] * 3), "reward": (steps, [0.1] * 3), "kl": (steps, [0.0] * 3)}, {}, [])
+    titles = [panel.get_title(loc="left") for panel in draw([chosen, rewarded]).axes]
+    assert titles[4:] == [POST_TRAINING[key] for key in ("reward", "kl", "margin")]
+    assert len(draw([Run("sft", {"loss": (steps, [0.7, 0.6, 0.5])}, {}, [])]).axes) == 4
