@@ -89,7 +89,7 @@ def _lines(config: SFTConfig, packed: Packed, trained: int, name: str) -> list[t
         lines.append(("steps", f"{config.training.steps or steps_of(rows, batch, config.training.epochs):,}"))
     if name == "train" and config.adaptive_lr.enabled:
         share = (trained / rows / packed.sequence_length) ** 0.5
-        lines.append(("adaptive rate, on average", f"{share:.3f} of the scheduled one"))
+        lines.append(("adaptive rate at the mean of trained tokens", f"{share:.3f} of the scheduled one"))
     return lines
 
 
