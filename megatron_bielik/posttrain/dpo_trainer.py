@@ -65,18 +65,15 @@ class BielikDPOTrainer(RunTrainer, DPOTrainer):
     def _reference_sums(self, dataset: Dataset, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Summed log-probabilities of both answers under the model as it is, float64 [pairs, 2]."""
         model = self.ref_model or self.model
-        rank, world, count = self.args.process_index, self.args.world_size, len(dataset)
-        found = torch.zeros((count, 2), dtype=torch.float64, device=self.args.device)
+        found = torch.zeros((len(dataset), 2), dtype=torch.float64, device=self.args.device)
         model.eval()
-        for start in range(0, count, size * world):
-            numbers = [n for n in range(start + rank * size, start + (rank + 1) * size) if n < count]
-            # A rank without a pair of its own takes part all the same: a sharded model needs every rank.
+        for numbers in self.shares_of_rank(len(dataset), size):
             batch = self._prepare_inputs(self.data_collator([dataset[number] for number in numbers or [0]]))
             with torch.no_grad(), self.accelerator.autocast():
                 answers = self._log_probs(model, batch).double().view(2, -1).T
             if numbers:
                 found[numbers] = answers
-        if world > 1:
+        if self.args.world_size > 1:
             torch.distributed.all_reduce(found)
         return found.cpu().numpy()
 
@@ -114,12 +111,10 @@ class BielikDPOTrainer(RunTrainer, DPOTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss and metrics over the valid set, each pair counted once."""
-        rows, rank, world = self.eval_dataset, self.args.process_index, self.args.world_size
-        size, options = self.args.per_device_eval_batch_size, self.config.loss
+        rows, options = self.eval_dataset, self.config.loss
         sums: dict[str, float] = {}
         self.model.eval()
-        for start in range(0, len(rows), size * world):
-            numbers = [n for n in range(start + rank * size, start + (rank + 1) * size) if n < len(rows)]
+        for numbers in self.shares_of_rank(len(rows), self.args.per_device_eval_batch_size):
             batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers or [0]]))
             with torch.no_grad(), self.compute_loss_context_manager():
                 pairs = self._pairs(self.model_wrapped, batch)

@@ -100,12 +100,11 @@ class BielikGRPOTrainer(RunTrainer, GRPOTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean rewards of the most likely answers to the valid set's prompts, and the length of those, tokens."""
-        rows, rank, world = self.eval_dataset, self.args.process_index, self.args.world_size
+        rows = self.eval_dataset
         size = self.args.per_device_train_batch_size * self.args.steps_per_generation
         names = self.rewards.names
         sums = [0.0] * (len(names) + 1)
-        for start in range(0, len(rows), size * world):
-            numbers = [n for n in range(start + rank * size, start + (rank + 1) * size) if n < len(rows)]
+        for numbers in self.shares_of_rank(len(rows), size):
             some = [rows[number] for number in numbers or [0]]
             answers = self._greedy([row["prompt"] for row in some])
             values = self.rewards.score(answers, [row["sample"] for row in some])

@@ -42,17 +42,15 @@ def problem_with(messages: object, needs_answer: bool = True) -> Problem | None:
         needs_answer: Whether it must end with an assistant's turn; a prompt ends with a user's or a tool's instead.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
-        return Problem("not messages", f"messages is {_shown(messages)}, it must be a list of role and content")
+        return Problem("not messages", f"messages is {shown(messages)}, it must be a list of role and content")
     before: str | None = None
     called = False
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):
-            return Problem("not messages", f"message {number} is {_shown(message)}, it must have role and content")
+            return Problem("not messages", f"message {number} is {shown(message)}, it must have role and content")
         role = message.get("role")
         if not isinstance(role, str) or role not in _AFTER:
-            return Problem(
-                "bad roles", f"message {number} has role {_shown(role)}, not system, user, assistant or tool"
-            )
+            return Problem("bad roles", f"message {number} has role {shown(role)}, not system, user, assistant or tool")
         if role not in _AFTER[before] or (role == "tool" and before == "assistant" and not called):
             return Problem("bad roles", f"message {number}: {role} after {before or 'nothing'}")
         if problem := _problem_with_content(message, number):
@@ -74,7 +72,7 @@ def _problem_with_content(message: Message, number: int) -> Problem | None:
             return Problem("bad tool call", f"message {number}: {problem}")
         content = content or " "
     if not isinstance(content, str):
-        return Problem("not messages", f"message {number} has content {_shown(content)}, it must be text")
+        return Problem("not messages", f"message {number} has content {shown(content)}, it must be text")
     if message["role"] == "assistant" and not calls and not content.strip():
         return Problem("empty answer", f"message {number} is an assistant's without text")
     return None
@@ -82,16 +80,17 @@ def _problem_with_content(message: Message, number: int) -> Problem | None:
 
 def _problem_with_calls(calls: object) -> str | None:
     if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
-        return f"tool_calls is {_shown(calls)}, it must be a list"
+        return f"tool_calls is {shown(calls)}, it must be a list"
     for call in calls:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            return f"tool call {_shown(call)} has no function name"
+            return f"tool call {shown(call)} has no function name"
         if not isinstance(function.get("arguments", {}), Mapping | str):
-            return f"arguments of {function['name']} are {_shown(function['arguments'])}, they must be a mapping or JSON text"
+            return f"arguments of {function['name']} are {shown(function['arguments'])}, they must be a mapping or JSON text"
     return None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as messages quote it, 60 characters at most."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

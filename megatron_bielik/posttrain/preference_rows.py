@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_bielik.corpus.records import Record
-from megatron_bielik.posttrain.messages import Problem, problem_with
+from megatron_bielik.posttrain.messages import Problem, problem_with, shown
 
 Messages = list[dict[str, Any]]
 
@@ -100,7 +100,7 @@ def read_pair(row: Record, chosen_score: str, rejected_score: str, needs_scores:
             raise BadRow("bad roles", f"{name} begins with {answer[0]['role']}, it must begin with assistant")
     tools = row.get("tools")
     if tools is not None and not isinstance(tools, list):
-        raise BadRow("bad tools", f"tools is {_shown(tools)}, it must be a list")
+        raise BadRow("bad tools", f"tools is {shown(tools)}, it must be a list")
     scores = _scores(row, chosen_score, rejected_score)
     if scores is None and needs_scores:
         raise BadRow("no scores", f"neither {chosen_score} nor {rejected_score}")
@@ -113,11 +113,6 @@ def read_pair(row: Record, chosen_score: str, rejected_score: str, needs_scores:
 
 def _bad(name: str, problem: Problem) -> BadRow:
     return BadRow(problem.kind, f"{name}: {problem.detail}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _parts(row: Record) -> tuple[Messages, Messages, Messages]:
@@ -140,12 +135,10 @@ def _messages(value: object, name: str, role: str) -> Messages:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
-        raise BadRow("not messages", f"{name} is {_shown(value)}, it must be text or a list of role and content")
+        raise BadRow("not messages", f"{name} is {shown(value)}, it must be text or a list of role and content")
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
-            raise BadRow(
-                "not messages", f"{name}: message {number} is {_shown(message)}, it must have role and content"
-            )
+            raise BadRow("not messages", f"{name}: message {number} is {shown(message)}, it must have role and content")
     return [{k: v for k, v in message.items() if v is not None or k == "content"} for message in value]
 
 
@@ -167,7 +160,7 @@ def _scores(row: Record, *names: str) -> tuple[float, float] | None:
         return None
     for name, value in zip(names, found, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadRow("bad score", f"{name} is {_shown(value)}, it must be a finite number")
+            raise BadRow("bad score", f"{name} is {shown(value)}, it must be a finite number")
     return float(found[0]), float(found[1])  # type: ignore[arg-type]
 
 

@@ -72,12 +72,9 @@ class BielikSFTTrainer(RunTrainer, SFTTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss of the valid set's trained tokens, each counted once, and its perplexity."""
-        rows, rank, world = self.eval_dataset, self.args.process_index, self.args.world_size
-        size = self.args.per_device_eval_batch_size
-        sums = [0.0, 0.0]
+        rows, sums = self.eval_dataset, [0.0, 0.0]
         self.model.eval()
-        for start in range(0, len(rows), size * world):
-            numbers = [n for n in range(start + rank * size, start + (rank + 1) * size) if n < len(rows)]
+        for numbers in self.shares_of_rank(len(rows), self.args.per_device_eval_batch_size):
             batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers or [0]]))
             weights = batch["weights"][:, 1:] if numbers else torch.zeros_like(batch["weights"][:, 1:])
             with torch.no_grad(), self.compute_loss_context_manager():

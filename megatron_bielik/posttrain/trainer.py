@@ -127,6 +127,16 @@ class RunTrainer(Trainer):
         """Log something that happened."""
         self.log_sinks.write({"type": "event", "step": self.state.global_step, "kind": kind, "message": message})
 
+    def shares_of_rank(self, rows: int, size: int) -> Iterator[list[int]]:
+        """Numbers of this rank's rows, up to `size` at a time, so that all ranks together see each row once.
+
+        Every rank gets as many lists; one without a row of its own gets an empty one and takes part all the same, since a
+        sharded model needs every rank.
+        """
+        rank, world = self.args.process_index, self.args.world_size
+        for start in range(rank * size, -(-rows // (size * world)) * size * world, size * world):
+            yield list(range(min(start, rows), min(start + size, rows)))
+
     def total_over_ranks(self, values: list[float]) -> list[float]:
         """Sum of each value over all ranks."""
         local = torch.tensor(values, dtype=torch.float64, device=self.args.device)
@@ -143,6 +153,7 @@ class _RunCallback(TrainerCallback):
         minutes = trainer.config.training.time_limit_minutes
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self._wanted = 0
+        self._due = False
         self._previous: dict[int, Any] = {}
         self._last = time.perf_counter()
 
@@ -235,7 +246,7 @@ class _RunCallback(TrainerCallback):
             control.should_save = not trainer.skipped_in_a_row  # its last good checkpoint stays the newest
         else:
             # After a skipped step, or between two uses of the same answers, a checkpoint waits for a later step.
-            self._due = due or getattr(self, "_due", False)
+            self._due = due or self._due
             control.should_save = self._due and not trainer.skipped_in_a_row and trainer.may_stop_here()
             self._due = self._due and not control.should_save
 
