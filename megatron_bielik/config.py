@@ -197,6 +197,7 @@ class TrainingConfig:
         trainable: Regular expressions over parameter names; only matching ones are trained. Empty trains all.
         unfreeze_at_step: After this step all parameters are trained; moments of those trained before go on. None never does.
         eval_interval: Steps between evaluations; 0 evaluates never.
+        eval_at_start: Also before the first step.
         eval_batches: Global batches of one evaluation, per set.
         max_skipped_steps: Consecutive steps with a NaN or infinite loss or gradient before the run stops.
         spike_threshold: A loss this many standard deviations above its running mean is logged as a spike.
@@ -216,6 +217,7 @@ class TrainingConfig:
     trainable: list[str] = field(default_factory=list)
     unfreeze_at_step: int | None = None
     eval_interval: int = 0
+    eval_at_start: bool = False
     eval_batches: int = 8
     max_skipped_steps: int = 10
     spike_threshold: float = 6.0

@@ -1,4 +1,4 @@
-"""Write synthetic Polish text of any size: grammar-made documents on eight topics, the same bytes for the same seed."""
+"""Write synthetic text of any size: grammar-made documents on eight topics, the same bytes for the same seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from megatron_bielik.corpus.synthetic import write_corpus
 EXAMPLES = """examples:
   python tools/generate_corpus.py --output demo/corpus.jsonl --megabytes 20
   python tools/generate_corpus.py --output corpus.jsonl.zst --megabytes 1000 --seed 7
+  python tools/generate_corpus.py --output english.jsonl --megabytes 20 --language en
 each line is {"id": ..., "topic": ..., "text": ...}
 """
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help=".jsonl, .jsonl.gz or .jsonl.zst; folders are made")
     parser.add_argument("--megabytes", type=float, required=True, help="uncompressed size, millions of bytes")
     parser.add_argument("--seed", type=int, default=0, help="chooses the text (default 0)")
+    parser.add_argument("--language", default="pl", help="pl (default), en, or the path of a pack (docs/languages.md)")
     args = parser.parse_args()
     size = int(args.megabytes * 1e6)
     columns = (TextColumn("generating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -33,7 +35,9 @@ def main() -> None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("generating", total=size)
-            documents = write_corpus(args.output, size, args.seed, lambda count: bar.advance(task, count))
+            documents = write_corpus(
+                args.output, size, args.seed, lambda count: bar.advance(task, count), args.language
+            )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{args.output}: {documents:,} documents, {size / 1e6:,.1f} MB of text, seed {args.seed}")

@@ -34,13 +34,14 @@ def main() -> None:
     add("--split", choices=("train", "test"), help="default: both together")
     add("--form", choices=FORMS, default="grpo", help="prompts with answers (default), conversations, or pairs")
     add("--instruction", default=INSTRUCTION, help="put behind each problem (default asks for \\boxed{}; '' for none)")
+    add("--largest", type=int, help="only problems whose numbers are at most this, such as 9")
     args = parser.parse_args()
     with one_line_errors(ValueError):
         try:
             levels = [int(level) for level in args.levels.split(",")]
         except ValueError as error:
             raise ProblemError(f"--levels is {args.levels!r}, needs numbers from 1 to 5, such as 1,2") from error
-        problems = generate(args.count, levels, args.seed, args.split, args.instruction)
+        problems = generate(args.count, levels, args.seed, args.split, args.instruction, args.largest)
         with record_writer(args.output) as stream:
             for problem in problems:
                 stream.write(dump(FORMS[args.form](problem)))

@@ -1,9 +1,10 @@
-"""Generates Polish text of any size, deterministic by seed: for demos, tests and benchmarks without a corpus at hand.
+"""Generates text of any size, deterministic by seed: for demos, tests and benchmarks without a corpus at hand.
 
-Sentences come from a grammar with real inflection (case, number, gender, aspect, agreement, government of verbs and
-prepositions, genitive of negation). A document has a title, a topic, a small cast of people and things that it keeps
-returning to, and several paragraphs; words within a list follow a skewed (Zipf-like) distribution. It is no substitute
-for real text: it says nothing, but a small language model finds spelling, agreement and topics to learn in it.
+Polish sentences come from a grammar with real inflection (case, number, gender, aspect, agreement, government of verbs and
+prepositions, genitive of negation), other languages from packs of data (template_grammar.py). A document has a title, a topic,
+a small cast of people and things that it keeps returning to, and several paragraphs; words within a list follow a skewed
+(Zipf-like) distribution. It is no substitute for real text: it says nothing, but a small language model finds spelling,
+agreement and topics to learn in it.
 """
 
 from __future__ import annotations
@@ -18,28 +19,47 @@ from typing import Any
 
 import zstandard
 
+from megatron_bielik.corpus import template_grammar
 from megatron_bielik.corpus.polish_grammar import Document
 from megatron_bielik.corpus.polish_lexicon import TOPICS
+from megatron_bielik.corpus.template_grammar import load_grammar
 
 
-def generate_document(seed: int, index: int) -> dict[str, str]:
-    """Document `index` of the corpus `seed`: {"id", "topic", "text"}. It depends on these two numbers only."""
+def generate_document(seed: int, index: int, language: str = "pl") -> dict[str, str]:
+    """Document `index` of the corpus `seed`: {"id", "topic", "text"}. It depends on these two numbers and the pack only.
+
+    Args:
+        seed: Chooses the corpus.
+        index: Number in it.
+        language: pl, a pack in languages/, or the path of one (template_grammar.py).
+
+    Raises:
+        ValueError: An unknown pack, or one that cannot be used.
+    """
+    if language != "pl":
+        grammar = load_grammar(language)
+        rng = Random(f"{Path(language).stem}/{seed}/{index}")
+        topic = rng.choice(sorted(grammar.topics))
+        text = template_grammar.Document(rng, grammar, topic).text()
+        return {"id": f"synthetic-{Path(language).stem}-{seed}-{index}", "topic": topic, "text": text}
     rng = Random(f"{seed}/{index}")
     topic = rng.choice(sorted(TOPICS))
     return {"id": f"synthetic-{seed}-{index}", "topic": topic, "text": Document(rng, topic).text()}
 
 
-def generate_corpus(seed: int, size: int) -> Iterator[str]:
+def generate_corpus(seed: int, size: int, language: str = "pl") -> Iterator[str]:
     """JSON lines (without line end) until their UTF-8 size, line ends included, has reached `size` bytes."""
     written, index = 0, 0
     while written < size:
-        line = json.dumps(generate_document(seed, index), ensure_ascii=False)
+        line = json.dumps(generate_document(seed, index, language), ensure_ascii=False)
         written += len(line.encode()) + 1
         index += 1
         yield line
 
 
-def write_corpus(output: Path, size: int, seed: int, progress: Callable[[int], None] = lambda _: None) -> int:
+def write_corpus(
+    output: Path, size: int, seed: int, progress: Callable[[int], None] = lambda _: None, language: str = "pl"
+) -> int:
     """Write a corpus as .jsonl, .jsonl.gz or .jsonl.zst; the file appears under its name when it is complete.
 
     Args:
@@ -47,12 +67,13 @@ def write_corpus(output: Path, size: int, seed: int, progress: Callable[[int], N
         size: Uncompressed bytes asked for; the last document may go over it.
         seed: Chooses the text.
         progress: Called with the number of bytes that each block added.
+        language: As in generate_document.
 
     Returns:
         Documents written.
 
     Raises:
-        ValueError: Another suffix, or a size below one.
+        ValueError: Another suffix, a size below one, or a pack that cannot be used.
         OSError: The file cannot be written; nothing is left under its name.
     """
     if not output.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
@@ -64,7 +85,7 @@ def write_corpus(output: Path, size: int, seed: int, progress: Callable[[int], N
     try:
         with _open(temporary, output.suffix) as stream:
             block: list[str] = []
-            for line in generate_corpus(seed, size):
+            for line in generate_corpus(seed, size, language):
                 block.append(line)
                 documents += 1
                 if len(block) == 256:

@@ -6,9 +6,11 @@ as the text, and the expression that gives it is kept beside it.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from itertools import islice
 from random import Random
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ INSTRUCTION = r"Rozwiąż krok po kroku i podaj wynik w \boxed{}."
 Split = Literal["train", "test"]
 _TEST_SHARE = 10
 _ATTEMPTS = 1000
+_DRAWN_FOR_ONE = 8  # with `largest`: more than one in eight problems of level 1 has numbers below 10 alone
 
 
 class ProblemError(ValueError):
@@ -37,6 +40,7 @@ def generate(
     seed: int = 0,
     split: Split | None = None,
     instruction: str = INSTRUCTION,
+    largest: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     r"""Problems number 0 to count - 1; the same arguments always give the same ones, and a larger count the same and more.
 
@@ -47,6 +51,7 @@ def generate(
         seed: Chooses the problems.
         split: train or test, which never share a text; None for both together.
         instruction: Put behind the text, "" for none.
+        largest: Only problems whose expression has no number above; None for all.
 
     Yields:
         {"id", "level", "messages": [{"role": "user", "content"}], "answer": in Polish notation ("12,50", "3/4"),
@@ -64,14 +69,27 @@ def generate(
         raise ProblemError(f"--levels has {unknown[0]!r}, needs levels from {min(LEVELS)} to {max(LEVELS)}")
     if not levels:
         raise ProblemError("--levels is empty, needs at least one level")
-    return _generate(count, levels, seed, split, instruction)
+    made = _generate(levels, seed, split, instruction)
+    if largest is None:
+        return islice(made, count)
+    return islice(_small(islice(made, _DRAWN_FOR_ONE * count), count, largest), count)
 
 
-def _generate(
-    count: int, levels: Sequence[int], seed: int, split: Split | None, instruction: str
-) -> Iterator[dict[str, Any]]:
+def _small(problems: Iterable[dict[str, Any]], count: int, largest: int) -> Iterator[dict[str, Any]]:
+    found = 0
+    for problem in problems:
+        if max(map(int, re.findall(r"\d+", problem["expression"]))) <= largest:
+            found += 1
+            yield problem
+    if found < count:
+        raise ProblemError(
+            f"--largest is {largest}, which leaves {found:,} of {count:,} problems; raise it or lower --count"
+        )
+
+
+def _generate(levels: Sequence[int], seed: int, split: Split | None, instruction: str) -> Iterator[dict[str, Any]]:
     seen: set[bytes] = set()
-    for index in range(count):
+    for index in itertools.count():
         level = levels[index % len(levels)]
         for attempt in range(_ATTEMPTS):
             rng = Random(f"{seed}/{level}/{index}/{attempt}")
@@ -80,7 +98,7 @@ def _generate(
             if digest not in seen and split in (None, split_of(work.text)):
                 break
         else:
-            raise ProblemError(f"--count is {count}, but level {level} has no new problem after {index}; ask for fewer")
+            raise ProblemError(f"level {level} has no new problem after {index}; ask for fewer, --count")
         seen.add(digest)
         yield {
             "id": f"zadanie-{seed}-{index}",

@@ -165,12 +165,16 @@ class LossSpikes(Callback):
 
 
 class Evaluation(Callback):
-    """Evaluates every set at intervals and after the last step."""
+    """Evaluates every set at intervals and after the last step, and before the first if asked."""
 
     name = "evaluation"
 
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
+    def __init__(self, interval: int, at_start: bool) -> None:
+        self._interval, self._at_start = interval, at_start
+
+    def on_start(self, trainer: Trainer) -> None:
+        if self._at_start and trainer.step == 0:
+            trainer.evaluate()
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         if self._interval and (trainer.step % self._interval == 0 or trainer.step == trainer.config.training.steps):

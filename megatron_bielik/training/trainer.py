@@ -78,7 +78,7 @@ class Trainer:
             SkippedSteps(training.max_skipped_steps),
             Metrics(config.logging.interval),
             LossSpikes(training.spike_threshold),
-            Evaluation(training.eval_interval),
+            Evaluation(training.eval_interval, training.eval_at_start),
             self._stop_requests,
             Checkpoints(options.save_interval),
             GarbageCollection(training.gc_interval),

@@ -21,7 +21,10 @@ if [[ -n ${QUICK:-} ]]; then
 fi
 
 say() { printf '\n== %s\n' "$*"; }
-problems() { [[ -s $1.jsonl ]] || python "$HERE/problems.py" --output "$1.jsonl" --count "$2" --split "$3" --seed "$4" --form "$5"; }
+problems() {   # problems NAME COUNT SPLIT SEED FORM: level 1, both numbers at most 9
+    [[ -s $1.jsonl ]] || python "$ROOT/tools/generate_problems.py" --output "$1.jsonl" --count "$2" --split "$3" --seed "$4" \
+        --form "$5" --levels 1 --largest 9 --instruction ""
+}
 grpo() {   # grpo RUN [OPTION]...: a later --config would win over an earlier option, so the folder comes last
     [[ -d $1/final ]] || python -m megatron_bielik.posttrain.grpo --config "$HERE/grpo.yaml" "${@:2}" --checkpoint.dir "$1"
 }

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The whole recipe on a laptop, from raw text to an evaluated chat model and a report page. Stages: dvc.yaml.
+#   make recipe                              into recipe/, 25 minutes on two cores
+#   examples/recipe/run.sh FOLDER            elsewhere
+#   examples/recipe/run.sh FOLDER sft        up to a stage
+#   QUICK=1 examples/recipe/run.sh FOLDER    minutes: does everything run? The figures mean nothing
+# Started again it goes on: what is finished and unchanged is not redone, a killed training resumes.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(cd "$HERE/../.." && pwd)
+OUT=${1:-$ROOT/recipe}
+mkdir -p "$OUT" && cd "$OUT"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1 TQDM_DISABLE=1
+
+[[ -d .dvc ]] || dvc init --no-scm --quiet
+cp "$HERE/dvc.yaml" dvc.yaml
+sed "s|^code: \.\.|code: $(realpath --relative-to . "$ROOT")|" "$HERE/${QUICK:+quick-}params.yaml" > params.yaml
+dvc repro "${@:2}"

@@ -1,0 +1,1 @@
+"""Benchmarks and scores of exported models, and reports: lm-evaluation-harness with task files of our own."""
