@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test unit lint format bench clean
+.PHONY: help venv demo recipe test unit lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps deepfocus
 	@touch $(READY)
+
+recipe: $(READY)  ## the whole recipe, corpus to evaluated chat model and report.html, 25 minutes on 2 cores
+	examples/recipe/run.sh
 
 demo: $(READY)  ## text -> tokenizer -> shard -> tensor-parallel training -> Hugging Face -> generated text, minutes on 2 cores
 	examples/demo/demo.sh
@@ -48,4 +51,4 @@ bench: $(READY)  ## the benchmarks that need no GPU
 	python tools/bench/focus.py
 
 clean:  ## remove what the demo and the tests made (not .venv)
-	rm -rf demo experiments build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf demo recipe experiments build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -82,7 +82,7 @@ def main() -> None:
         return
     for run in given.runs:
         if not (run / "answers.json").is_file():
-            scores = form_scores(ChatModel.load(run / "final"), rows)
+            scores = form_scores(ChatModel(run / "final"), rows)
             figures = {kind: asdict(one) for kind, one in scores.items()}
             write_whole(run / "answers.json", json.dumps(figures, indent=2) + "\n")
             shown = (f"{kind} {one['exact']:.3f} exact, loss {one['loss']:.3f}" for kind, one in figures.items())

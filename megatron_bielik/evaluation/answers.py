@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,32 @@ Message = dict[str, str]
 Messages = Sequence[Message]
 
 
-@dataclass(frozen=True)
 class ChatModel:
-    """A causal language model in fp32 on the CPU, and the encoder of its conversations."""
+    """A causal language model in fp32 on the CPU, and the encoder of its conversations.
 
-    network: Any
-    encoder: ChatEncoder
+    Args:
+        folder: Of Hugging Face.
 
-    @classmethod
-    def load(cls, folder: Path) -> ChatModel:
-        """Read a Hugging Face folder; a tokenizer without a template that marks the assistant's words gets ChatML.
+    Attributes:
+        network: transformers' model.
 
-        Raises:
-            ChatError: No fast tokenizer, or neither a template nor the tokens of ChatML.
-        """
-        tokenizer = load_tokenizer(folder)
-        encoder = ChatEncoder(tokenizer, choose_template(tokenizer, None))
+    Raises:
+        ChatError: When the encoder is first used: no fast tokenizer, or neither a template nor the tokens of ChatML. Plain text
+            can be scored without them.
+    """
+
+    def __init__(self, folder: Path) -> None:
         logging.disable_progress_bar()
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-        return cls(network, encoder)
+        self.folder = folder
+        self.network: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        ).eval()
+
+    @cached_property
+    def encoder(self) -> ChatEncoder:
+        """By the tokenizer's template, or ChatML where that does not mark the assistant's words."""
+        tokenizer = load_tokenizer(self.folder)
+        return ChatEncoder(tokenizer, choose_template(tokenizer, None))
 
     @torch.no_grad()
     def answer(self, prompts: Sequence[Messages], most: int) -> list[str]:

@@ -119,9 +119,9 @@ def reward_score(model: ChatModel, rows: Sequence[Row], reward: str, most: int) 
     return total / len(rows)
 
 
-def text_losses(model: ChatModel, folder: Path, files: dict[str, Path], most: int) -> dict[str, float]:
+def text_losses(model: ChatModel, files: dict[str, Path], most: int) -> dict[str, float]:
     """Nats per character on the beginnings of up to `most` documents of each file, by its name."""
-    vocabulary = read_vocabulary(folder)
+    vocabulary = read_vocabulary(model.folder)
     found = {}
     for name, path in files.items():
         texts = [text for text, _ in zip(documents([str(path)], "text", option="--texts"), range(most), strict=False)]
@@ -156,8 +156,8 @@ def score(folder: Path, held_out: HeldOut, say: Callable[[str], None] = lambda _
     Raises:
         ScoreError, ChatError, DataError: Rows or a model that cannot be used; nothing is scored before all files are read.
     """
-    parts = list(_parts(folder, held_out))
-    model = ChatModel.load(folder)
+    parts = list(_parts(held_out))
+    model = ChatModel(folder)
     scores = {}
     for name, run in parts:
         say(name)
@@ -165,9 +165,9 @@ def score(folder: Path, held_out: HeldOut, say: Callable[[str], None] = lambda _
     return scores
 
 
-def _parts(folder: Path, held_out: HeldOut) -> Iterator[tuple[str, Callable[[ChatModel], Any]]]:
+def _parts(held_out: HeldOut) -> Iterator[tuple[str, Callable[[ChatModel], Any]]]:
     if held_out.texts:
-        yield "texts", lambda model: text_losses(model, folder, held_out.texts, held_out.documents)
+        yield "texts", lambda model: text_losses(model, held_out.texts, held_out.documents)
     if held_out.conversations is not None:
         talks = rows_of(held_out.conversations, "--conversations", "kind", "messages", "form")
         yield "conversations", lambda model: {kind: asdict(one) for kind, one in form_scores(model, talks).items()}
