@@ -69,8 +69,9 @@ class Document:
         self._rng, self._grammar = rng, grammar
         self._tables = dict(grammar.topics[topic])
         for table, size in grammar.cast.items():
-            words = self._tables[table]
-            self._tables[table] = tuple(self._pick(words) for _ in range(size))
+            left = list(self._tables[table])
+            picked = [left.pop(left.index(self._pick(left))) for _ in range(min(size, len(left)))]
+            self._tables[table] = tuple(picked)
 
     def _pick(self, items: Any) -> Any:
         """One item; earlier ones are likelier (density falls as 1 / sqrt of the position)."""
@@ -171,7 +172,7 @@ def _read_tables(tables: Mapping[str, str], pack: Mapping[str, Any], path: Path)
 
 
 def _word(line: str, table: str, pack: Mapping[str, Any], path: Path) -> Word:
-    """A line is [CLASS:] FORM, FORM, ... in the order of `forms`; endings and regular forms fill in the rest."""
+    """A line is [CLASS:] FORM, FORM, ... in the order of `forms`, the rest is regular; CLASS: STEM, if it has endings."""
     kind, _, rest = line.rpartition(":")
     given = [one.strip() for one in rest.split(",")]
     names = pack["forms"].get(table, ["is"])
@@ -179,9 +180,12 @@ def _word(line: str, table: str, pack: Mapping[str, Any], path: Path) -> Word:
         raise ValueError(
             f"{path}: {table}: {line!r} has {len(given)} forms, needs at most {len(names)}: {', '.join(names)}"
         )
-    forms = dict(zip(names, given, strict=False))
-    for form, ending in pack["endings"].get(table, {}).get(kind.strip(), {}).items():
-        forms.setdefault(form, given[0] + ending)
+    endings = pack["endings"].get(table, {}).get(kind.strip())
+    forms = (
+        {form: given[0] + ending for form, ending in endings.items()}
+        if endings
+        else dict(zip(names, given, strict=False))
+    )
     for form, pattern in pack["regular"].get(table, {}).items():
         forms.setdefault(form, pattern.format(**forms))
     if missing := [name for name in names if not forms.get(name)]:

@@ -6,10 +6,8 @@ import importlib.util
 import json
 import math
 import os
-import re
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -49,40 +47,3 @@ def test_share_weighs_each_step_by_its_scheduled_rate(tmp_path: Path) -> None:
     records = [{"type": "train", "lr_scheduled": rate, "lr": rate * factor} for rate, factor in rows]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     assert load("report").share_of(tmp_path) == pytest.approx((1 * 0.5 + 3 * 0.3) / 4)
-
-
-def test_conversations_are_right_and_differ_in_length() -> None:
-    data = load("data")
-    rows = list(islice(data.tuning_rows(5), 300))
-    assert rows == list(islice(data.tuning_rows(5), 300))
-    lengths: dict[str, list[int]] = {"temat": [], "lista": []}
-    for row in rows:
-        assert re.fullmatch(row["form"], row["messages"][1]["content"])
-        lengths[row["kind"]].append(len(row["messages"][1]["content"]))
-    assert sum(lengths["lista"]) > 3 * sum(lengths["temat"])
-    assert 0.15 < len(lengths["lista"]) / len(rows) < 0.35
-    topics = [row["messages"][0]["content"] for row in rows if row["kind"] == "temat"]
-    assert len(set(topics)) == len(topics)
-
-
-def test_lists_are_written_as_asked() -> None:
-    data = load("data")
-    days = [
-        data.list_row(("dni tygodnia", form, order), "Podaj {}.")["messages"]
-        for form, order in (("po przecinku", ""), ("w punktach", ""), ("z numerami", " od końca"))
-    ]
-    assert days[0][0]["content"] == "Podaj dni tygodnia po przecinku."
-    assert days[0][1]["content"].startswith("poniedziałek, wtorek, środa")
-    assert days[1][1]["content"].splitlines()[-1] == "- niedziela"
-    assert days[2][1]["content"].splitlines()[:2] == ["1. niedziela", "2. sobota"]
-
-
-def test_what_is_held_out_is_not_trained_on_and_its_parts_are() -> None:
-    data = load("data")
-    trained = [row["messages"][0]["content"] for row in islice(data.tuning_rows(2), 1600)]
-    held_out = [row["messages"][0]["content"] for row in data.held_out_rows(3, 90) if row["kind"] != "lista"]
-    assert len(held_out) == 90 + 3 * len(data.HELD_OUT_WAYS)
-    assert not set(trained) & set(held_out)
-    ways = [way for way in data.WAYS if way not in data.HELD_OUT_WAYS]
-    for place in range(3):
-        assert {way[place] for way in data.HELD_OUT_WAYS} <= {way[place] for way in ways}

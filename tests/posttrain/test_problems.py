@@ -352,3 +352,12 @@ def test_pairs_differ_in_the_answer_alone() -> None:
         assert len(pair["chosen"]) == len(pair["rejected"])
         differing = sum(a != b for a, b in zip(pair["chosen"], pair["rejected"], strict=True))
         assert 1 <= differing <= pair["chosen"].count(problem["answer"])
+
+
+def test_small_numbers_are_a_part_of_the_same_problems() -> None:
+    everything = list(generate(400, levels=(1,), seed=3, split="train", instruction=""))
+    small = list(generate(40, levels=(1,), seed=3, split="train", instruction="", largest=9))
+    fit = [one for one in everything if max(map(int, re.findall(r"\d+", one["expression"]))) <= 9]
+    assert small == fit[:40]
+    with pytest.raises(ProblemError, match="--largest is 0, which leaves 0 of 5 problems"):
+        list(generate(5, levels=(1,), largest=0))
