@@ -143,6 +143,8 @@ def _check_ranges(config: Config, world_size: int) -> None:
         "training.hang_timeout_seconds": training.hang_timeout_seconds,
         "training.unfreeze_at_step": training.unfreeze_at_step,
         "checkpoint.save_interval": config.checkpoint.save_interval,
+        "benchmarks.interval": config.benchmarks.interval,
+        "benchmarks.num_fewshot": config.benchmarks.num_fewshot,
         "checkpoint.keep_last": config.checkpoint.keep_last,
         "checkpoint.keep_every": config.checkpoint.keep_every,
     }
@@ -260,6 +262,13 @@ def _check_schedule(config: Config) -> None:
             re.compile(pattern)
         except re.error as error:
             raise SettingsError(f"training.trainable: {pattern!r} is no regular expression ({error})") from None
+    if (interval := config.benchmarks.interval) and (
+        not config.checkpoint.save_interval or interval % config.checkpoint.save_interval
+    ):
+        raise SettingsError(
+            f"benchmarks.interval is {interval}, it must be a multiple of checkpoint.save_interval, "
+            f"{config.checkpoint.save_interval}: checkpoints are what is evaluated"
+        )
     if training.unfreeze_at_step is not None and not training.trainable:
         raise SettingsError(
             "training.unfreeze_at_step is set but training.trainable is empty: everything is trained anyway"

@@ -251,6 +251,29 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarksConfig:
+    """Benchmarks of exported checkpoints while training goes on, by a process of its own (docs/evaluation.md).
+
+    Args:
+        interval: Steps between; a multiple of checkpoint.save_interval. 0 never does.
+        tasks: Of tools/evaluate.py.
+        data: Folder of local data sets, or fixtures; none takes them from the Hub.
+        num_fewshot: Solved examples.
+        limit: Rows of each task, at most; none takes all.
+        device: cpu, or a GPU that the training does not use, such as cuda:7.
+        threads: Of the process, on a CPU.
+    """
+
+    interval: int = 0
+    tasks: list[str] = field(default_factory=lambda: ["polish_mc"])
+    data: str | None = None
+    num_fewshot: int = 0
+    limit: int | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
 class LoggingConfig:
     """What is written, by rank 0.
 
@@ -279,6 +302,7 @@ class Config:
         schedule: Learning rate over steps.
         training: The run.
         checkpoint: Checkpoints.
+        benchmarks: Benchmarks of checkpoints, beside the training.
         logging: Logs.
     """
 
@@ -289,4 +313,5 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -105,14 +105,14 @@ def status_line(record: Record, total_steps: int, seconds_left: float | None) ->
 
 
 def describe(record: Record) -> str:
-    """An eval, event or run record as a line."""
-    if record["type"] == "eval":
+    """An eval, benchmark, event or run record as a line."""
+    if record["type"] in ("eval", "benchmark"):
         figures = " | ".join(
             f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.4g}"
             for name, value in record.items()
             if isinstance(value, int | float) and name not in ("step", "time")
         )
-        return f"eval step {record['step']:,} | {record['set']} | {figures}"
+        return f"{record['type']} step {record['step']:,} | {record['set']} | {figures}"
     if record["type"] == "event":
         return f"event step {record['step']:,} | {record['kind']} | {record['message']}"
     return f"run {record.get('name', '')}".rstrip()

@@ -8,6 +8,7 @@ are left out where they are unknown.
      "tokens_per_second_per_gpu": ..., "step_seconds": ..., "peak_memory_gib": of rank 0, "tflops_causal": per GPU,
      "tflops_full": per GPU, ["mfu_causal": 0 to 1, "mfu_full": 0 to 1,] "time": unix seconds}
     {"type": "eval", "step": n, "set": name, "loss": ..., "perplexity": ...}
+    {"type": "benchmark", "step": n, "set": name of a task or average, "score": percent of the way from guessing to perfect}
     {"type": "event", "step": n, "kind": "spike", "message": ...}
 
 A number that is NaN or infinite becomes null in the file: strict JSON has no word for it, and a string would turn the
@@ -179,8 +180,8 @@ class TensorBoard:
 
 
 def scalars(record: Record) -> dict[str, float]:
-    """The numbers of a train or eval record by tag: `train/lr`, `eval/<set>/perplexity`; not its step and time."""
-    prefix = f"eval/{record['set']}" if record["type"] == "eval" else str(record["type"])
+    """The numbers of a record by tag: `train/lr`, `eval/<set>/perplexity`, `benchmark/<set>/score`; not its step and time."""
+    prefix = f"{record['type']}/{record['set']}" if "set" in record else str(record["type"])
     names = (name for name, value in record.items() if isinstance(value, int | float) and name not in ("step", "time"))
     return {f"{prefix}/{name}": float(record[name]) for name in names}
 

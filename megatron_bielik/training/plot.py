@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from megatron_bielik.evaluation.polish_tasks import AVERAGES, Average
 from megatron_bielik.training.log import FILE_NAME, read_records
 
 # Okabe and Ito's palette: told apart with every common colour blindness, and in grey by its order of lightness.
@@ -47,6 +48,7 @@ class Run:
         name: Shown in the legend.
         train: Values over steps by name (loss, lr, grad_norm, tokens_per_second_per_gpu); NaN where none was finite.
         evals: Loss over steps by set.
+        benchmarks: Score over steps by average or task.
         events: Step and kind, in order; a resume counts as an event.
     """
 
@@ -54,6 +56,7 @@ class Run:
     train: dict[str, Series]
     evals: dict[str, Series]
     events: list[tuple[int, str]]
+    benchmarks: dict[str, Series] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def load_run(path: Path) -> Run:
         name = path.resolve().parent.name
     train: dict[str, dict[int, float]] = {}
     evals: dict[str, dict[int, float]] = {}
+    benchmarks: dict[str, dict[int, float]] = {}
     events: list[tuple[int, str]] = []
     starts = resumed_after = 0
     for record in read_records(file):
@@ -93,6 +97,8 @@ def load_run(path: Path) -> Run:
             events.append((record["step"], record["kind"]))
         elif record.get("type") == "eval":
             evals.setdefault(record["set"], {})[record["step"]] = _number(record.get("loss"))
+        elif record.get("type") == "benchmark":
+            benchmarks.setdefault(record["set"], {})[record["step"]] = _number(record.get("score"))
         elif record.get("type") == "train":
             if starts > resumed_after + 1:  # the first record after a second start
                 events.append((record["step"], "resume"))
@@ -102,7 +108,8 @@ def load_run(path: Path) -> Run:
                     train.setdefault(key, {})[record["step"]] = _number(record[key])
     if not train and not evals:
         raise ValueError(f"{file} holds no train and no eval records yet; nothing to draw")
-    return Run(name, {k: _sorted(v) for k, v in train.items()}, {k: _sorted(v) for k, v in evals.items()}, events)
+    series = [{key: _sorted(points) for key, points in part.items()} for part in (train, evals, benchmarks)]
+    return Run(name, series[0], series[1], events, series[2])
 
 
 def _number(value: Any) -> float:
@@ -144,7 +151,8 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
     if not runs:
         raise ValueError("no run was given; nothing to draw")
     more = [key for key in POST_TRAINING if any(key in run.train for run in runs)]
-    rows = 2 + -(-len(more) // 2)
+    averages = {name: words for name, words in AVERAGES.items() if any(name in run.benchmarks for run in runs)}
+    rows = 2 + -(-(len(more) + len(averages)) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(13, 4 * rows), sharex=True, layout="constrained")
     panels = loss, lr, norm, speed = list(axes.flat)[:4]
     titles = ("loss, nats per token", "learning rate", "gradient norm before clipping", "tokens per second per GPU")
@@ -156,6 +164,7 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
         for panel, key in ((lr, "lr"), (norm, "grad_norm"), (speed, "tokens_per_second_per_gpu")):
             _curve(panel, run.train.get(key), 0 if key == "lr" else smoothing, colour)
     _post_training(list(axes.flat)[4:], more, runs, smoothing)
+    _benchmarks(list(axes.flat)[4 + len(more) :], averages, runs)
     _eval_points(loss, runs)
     if len(runs) == 1:
         _events(loss, runs[0])
@@ -170,12 +179,21 @@ def draw(runs: Sequence[Run], smoothing: float = 0.0, reference: ReferenceLine |
 
 
 def _post_training(panels: Sequence[Axes], keys: Sequence[str], runs: Sequence[Run], smoothing: float) -> None:
-    """What DPO and GRPO log beside the loss; a panel left over is taken away."""
+    """What DPO and GRPO log beside the loss."""
     for panel, key in zip(panels, keys, strict=False):
         _style(panel, POST_TRAINING[key])
         for index, run in enumerate(runs):
             _curve(panel, run.train.get(key), smoothing, COLOURS[index % len(COLOURS)])
-    for panel in panels[len(keys) :]:
+
+
+def _benchmarks(panels: Sequence[Axes], averages: Mapping[Average, str], runs: Sequence[Run]) -> None:
+    """Scores of checkpoints, a panel for each average; a panel left over is taken away."""
+    for panel, (name, words) in zip(panels, averages.items(), strict=False):
+        _style(panel, f"{words}, percent of the way from guessing to perfect")
+        for index, run in enumerate(runs):
+            steps, values = run.benchmarks.get(name, ([], []))
+            panel.plot(steps, values, "o-", color=COLOURS[index % len(COLOURS)], linewidth=1.2, markersize=5)
+    for panel in panels[len(averages) :]:
         panel.remove()
 
 

@@ -15,6 +15,7 @@ from megatron_bielik.model.gpt import build_model
 from megatron_bielik.model.initialization import initialize
 from megatron_bielik.parallel.runtime import Runtime
 from megatron_bielik.settings import as_yaml
+from megatron_bielik.training.benchmarks import Benchmarks
 from megatron_bielik.training.callbacks import (
     Callback,
     Checkpoints,
@@ -80,6 +81,7 @@ class Trainer:
             LossSpikes(training.spike_threshold),
             Evaluation(training.eval_interval, training.eval_at_start),
             self._stop_requests,
+            Benchmarks(config.benchmarks, self.folder, runtime.rank),
             Checkpoints(options.save_interval),
             GarbageCollection(training.gc_interval),
         ]
@@ -141,6 +143,10 @@ class Trainer:
         """Leave the loop after this step. To be called on every rank."""
         self.stopping, self.failed = reason, failed or self.failed
         self.event("stop", f"stopping after step {self.step}: {reason}")
+
+    def alive(self, what: str) -> None:
+        """Tell the watchdog that this rank is at work."""
+        self._watchdog.progress(what)
 
     def event(self, kind: str, message: str) -> None:
         """Log something that happened at this step."""
