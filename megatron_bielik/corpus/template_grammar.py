@@ -5,6 +5,7 @@ A slot is {table}, {table.form} or {table>noun.form}:
   {adjective>thing.a}  a word that agrees: its form is the class of the sentence's {thing}, a dot, and a
   {number} {day} {year}  numbers
 What stands in [brackets] is left out by chance. Tables named in `cast` give a document a few words that it returns to.
+An entry `labelled` may give labelled.py what its forms are worded with.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _NUMBERS: dict[str, Callable[[Random], int]] = {
     "year": lambda rng: rng.randint(1410, 2024),
 }
 _FIELDS = {"language", "forms", "regular", "endings", "cast", "tables", "topics", "sentences", "questions", "titles"}
+# What well-formed documents of many forms are worded with: templates, but for the asides, which are sentences as they are.
+_LABELLED_FIELDS = {"asides", "item", "columns", "row", "see", "entry", "notes", "share"}
 _OPTIONAL_SHARE = 0.4
 
 
@@ -47,6 +50,8 @@ class Grammar:
         cast: Tables whose words a document keeps, and how many it keeps.
         topics: For each topic its tables; common tables are in all of them.
         sentences, questions, titles: With slots; earlier ones are likelier.
+        asides: Sentences for labelled documents that no template makes.
+        wording: Templates of labelled documents by name; empty where the pack has none.
     """
 
     cast: Mapping[str, int]
@@ -54,6 +59,8 @@ class Grammar:
     sentences: tuple[str, ...]
     questions: tuple[str, ...]
     titles: tuple[str, ...]
+    asides: tuple[str, ...]
+    wording: Mapping[str, str]
 
 
 class Document:
@@ -77,7 +84,8 @@ class Document:
         """One item; earlier ones are likelier (density falls as 1 / sqrt of the position)."""
         return items[int(self._rng.random() ** 2 * len(items))]
 
-    def _fill(self, template: str) -> str:
+    def fill(self, template: str) -> str:
+        """A template with its slots filled from the document's tables, beginning with a capital letter."""
         chosen = _OPTIONAL.sub(lambda part: part[1] if self._rng.random() < _OPTIONAL_SHARE else "", template)
         words: dict[str, Word] = {}
 
@@ -103,15 +111,15 @@ class Document:
 
     def sentence(self) -> str:
         """One sentence with capital letter and full stop."""
-        return self._fill(self._pick(self._grammar.sentences))
+        return self.fill(self._pick(self._grammar.sentences))
 
     def question(self) -> str:
         """A question with its mark."""
-        return self._fill(self._pick(self._grammar.questions))
+        return self.fill(self._pick(self._grammar.questions))
 
     def title(self) -> str:
         """A heading."""
-        return self._fill(self._pick(self._grammar.titles))
+        return self.fill(self._pick(self._grammar.titles))
 
     def text(self) -> str:
         """Title and paragraphs, separated by blank lines."""
@@ -141,8 +149,8 @@ def load_grammar(name: str) -> Grammar:
         ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or set(content) != _FIELDS:
-        differing = _FIELDS.symmetric_difference(content if isinstance(content, dict) else ())
+    if not isinstance(content, dict) or set(content) - {"labelled"} != _FIELDS:
+        differing = _FIELDS.symmetric_difference(content if isinstance(content, dict) else ()) - {"labelled"}
         raise ValueError(
             f"{path} needs the entries {', '.join(sorted(_FIELDS))}; differing: {', '.join(sorted(differing))}"
         )
@@ -153,12 +161,17 @@ def _grammar(content: Mapping[str, Any], path: Path) -> Grammar:
     common = _read_tables(content["tables"], content, path)
     topics = {name: {**common, **_read_tables(own, content, path)} for name, own in content["topics"].items()}
     templates = {part: tuple(content[part]) for part in ("sentences", "questions", "titles")}
-    grammar = Grammar(content["cast"], topics, **templates)
+    wording = dict(content.get("labelled", {}))
+    if wording and set(wording) != _LABELLED_FIELDS:
+        differing = ", ".join(sorted(_LABELLED_FIELDS.symmetric_difference(wording)))
+        raise ValueError(f"{path}: labelled needs {', '.join(sorted(_LABELLED_FIELDS))}; differing: {differing}")
+    asides = tuple(wording.pop("asides", ()))
+    grammar = Grammar(content["cast"], topics, **templates, asides=asides, wording=wording)
     for topic, tables in topics.items():
         for table in grammar.cast:
             if table not in tables:
                 raise ValueError(f"{path}: topic {topic} has no table {table!r}, which is part of the cast")
-        for template in (one for part in templates.values() for one in part):
+        for template in (one for part in (*templates.values(), wording.values()) for one in part):
             for problem in _problems(template, tables):
                 raise ValueError(f"{path}: topic {topic}, {template!r}: {problem}")
     return grammar

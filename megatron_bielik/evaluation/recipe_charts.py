@@ -50,10 +50,10 @@ def post_training(run: RecipeRun) -> str:
     panels: list[tuple[Training, str, str, str]] = []
     for name, figures in {
         "DPO-P": (
-            ("margin", "margin of chosen over rejected"),
-            ("chosen_log_ratio", "chosen answers against the reference, nats"),
+            ("margin", "margin, chosen over rejected"),
+            ("chosen_log_ratio", "chosen answers, change in nats"),
         ),
-        "GRPO": (("reward", "reward of sampled answers"), ("kl", "divergence from the reference, nats per token")),
+        "GRPO": (("reward", "reward of sampled answers"), ("kl", "divergence, nats per token")),
     }.items():
         if name in run.trainings:
             panels += [(run.trainings[name], name, key, label) for key, label in figures]

@@ -127,5 +127,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert run("--output", tmp_path / "xx.jsonl", "--language", write(tmp_path)).returncode == 0
     refused = run("--output", tmp_path / "yy.jsonl", "--language", "yy")
     assert refused.returncode == 1
-    assert refused.stderr == "error: --language yy: no such grammar; known are pl, en, or the path of a .yaml file\n"
+    assert (
+        refused.stderr == "error: --language yy: no such grammar; known are pl, cs, en, or the path of a .yaml file\n"
+    )
     assert not (tmp_path / "yy.jsonl").exists()

@@ -65,11 +65,11 @@ def test_grpo_has_the_published_values() -> None:
 @pytest.mark.parametrize(
     ("model", "script", "method"),
     [
-        ("bielik-1.5b", "6_sft.sh", "sft"),
-        ("bielik-1.5b", "7_dpo.sh", "dpo"),
-        ("bielik-4.5b", "6_sft.sh", "sft"),
-        ("bielik-4.5b", "7_dpo.sh", "dpo"),
-        ("bielik-4.5b", "8_grpo.sh", "grpo"),
+        ("bielik-1.5b", "10_sft.sh", "sft"),
+        ("bielik-1.5b", "12_dpo.sh", "dpo"),
+        ("bielik-4.5b", "10_sft.sh", "sft"),
+        ("bielik-4.5b", "12_dpo.sh", "dpo"),
+        ("bielik-4.5b", "13_grpo.sh", "grpo"),
     ],
 )
 def test_stages_start_their_job_and_link_the_result(model: str, script: str, method: str, tmp_path: Path) -> None:
@@ -77,14 +77,23 @@ def test_stages_start_their_job_and_link_the_result(model: str, script: str, met
     launcher.write_text(f'#!/bin/sh\necho "$MODULE $*" > {tmp_path}/called\nmkdir -p {tmp_path}/run/final\n')
     launcher.chmod(0o755)
     names = {"LAUNCH": str(launcher), "RUN": str(tmp_path / "run"), "OUTPUT": str(tmp_path / "models" / "out")}
+    before = {"sft": "base", "dpo": "sft-merged", "grpo": "dpo"}[method]
+    given = tmp_path / f"{model}-{before}"
+    given.mkdir()
+    names["MODEL"] = str(given)
+    for variable in ("CHAT", "PAIRS", "PROBLEMS", "VALID"):
+        names[variable] = str(tmp_path / f"{variable}.jsonl")
+        (tmp_path / f"{variable}.jsonl").touch()
     command = [str(EXAMPLES / model / script), "--training.seed", "7"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **names}, timeout=60, check=True)
     module, *arguments = (tmp_path / "called").read_text().split()
     assert module == f"megatron_bielik.posttrain.{method}"
     config, _ = parse(make_parser("", "", options=KINDS[method]), arguments)
-    before = {"sft": "base", "dpo": "sft", "grpo": "dpo"}[method]
-    assert config.model.path == f"models/{model}-{before}"
+    assert config.model.path == str(given)
+    assert load(EXAMPLES / model / f"{method}.yaml").model.path == f"models/{model}-{before}"
     assert (config.checkpoint.dir, config.training.seed) == (str(tmp_path / "run"), 7)
+    trained = {"sft": "CHAT", "dpo": "PAIRS", "grpo": "PROBLEMS"}[method]
+    assert [*config.data.train, *config.data.valid] == [str(tmp_path / f"{name}.jsonl") for name in (trained, "VALID")]
     assert (tmp_path / "models" / "out").resolve() == tmp_path / "run" / "final"
     subprocess.run(command, cwd=ROOT, env={**os.environ, **names}, timeout=60, check=True)  # the link is there already
 

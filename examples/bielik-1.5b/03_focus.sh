@@ -1,0 +1,1 @@
+../stages/03_focus.sh

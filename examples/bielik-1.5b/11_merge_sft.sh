@@ -1,0 +1,1 @@
+../stages/11_merge_sft.sh

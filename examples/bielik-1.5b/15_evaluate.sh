@@ -1,0 +1,1 @@
+../stages/15_evaluate.sh

@@ -1,0 +1,1 @@
+../stages/04_depth.sh

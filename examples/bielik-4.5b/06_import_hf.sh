@@ -1,0 +1,1 @@
+../stages/06_import_hf.sh

@@ -1,0 +1,1 @@
+../stages/09_export_hf.sh

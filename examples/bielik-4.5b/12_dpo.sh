@@ -1,0 +1,1 @@
+../stages/12_dpo.sh

@@ -1,0 +1,1 @@
+../stages/13_grpo.sh

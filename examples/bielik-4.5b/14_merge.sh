@@ -1,0 +1,1 @@
+../stages/14_merge.sh
