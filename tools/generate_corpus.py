@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help=".jsonl, .jsonl.gz or .jsonl.zst; folders are made")
     parser.add_argument("--megabytes", type=float, required=True, help="uncompressed size, millions of bytes")
     parser.add_argument("--seed", type=int, default=0, help="chooses the text (default 0)")
-    parser.add_argument("--language", default="pl", help="pl (default), cs, en, or the path of a pack (docs/languages.md)")
+    parser.add_argument(
+        "--language", default="pl", help="pl (default), cs, en, or the path of a pack (docs/languages.md)"
+    )
     args = parser.parse_args()
     size = int(args.megabytes * 1e6)
     columns = (TextColumn("generating"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

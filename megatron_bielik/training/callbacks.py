@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import signal
+import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ class SkippedSteps(Callback):
 class Metrics(Callback):
     """Writes each logged step's figures: loss, rate, norm, speed, FLOP/s in both conventions, and the first rank's memory.
 
-    Speed is that of the steps, reading their data included; evaluation and checkpoints in between do not count.
+    Speed is that of the steps, reading their data included; evaluation and checkpoints in between do not count. Of several
+    ranks it names the one whose forward passes took the longest beside the others of its pipeline stage.
     """
 
     name = "metrics"
@@ -82,14 +84,18 @@ class Metrics(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self._seconds, self._steps = 0.0, 0
+        self._rank_seconds: list[float] = []
 
     def on_step(self, trainer: Trainer, result: StepResult) -> None:
         self._steps += 1
+        before = self._rank_seconds or [0.0] * len(result.rank_seconds)
+        self._rank_seconds = [sum(both) for both in zip(before, result.rank_seconds, strict=True)]
         self._seconds += trainer.step_seconds
         if trainer.step % self._interval and trainer.step != trainer.config.training.steps:
             return
         seconds = self._seconds / self._steps
-        self._seconds, self._steps = 0.0, 0
+        of_ranks = [total / self._steps for total in self._rank_seconds]
+        self._seconds, self._steps, self._rank_seconds = 0.0, 0, []
         rate = trainer.tokens_per_step / seconds / trainer.runtime.world_size
         record = {
             "type": "train",
@@ -103,11 +109,34 @@ class Metrics(Callback):
             "peak_memory_gib": trainer.runtime.peak_memory_bytes() / 2**30,
             "time": time.time(),
         }
+        if len(of_ranks) > 1:
+            record |= slowest_rank(of_ranks, trainer.config.parallel.pipeline_parallel_size)
         for convention, flops in trainer.flops_per_token.items():
             record[f"tflops_{convention}"] = flops * rate / 1e12
             if trainer.peak_flops is not None:
                 record[f"mfu_{convention}"] = flops * rate / trainer.peak_flops
         trainer.log.write(record)
+
+
+def slowest_rank(seconds: list[float], stages: int) -> dict[str, float]:
+    """The rank that takes the longest beside the median of the other ranks of its pipeline stage, for the log.
+
+    Stages differ by what they hold, and megatron-core numbers ranks stage by stage. Empty where no stage has two ranks.
+
+    Args:
+        seconds: Of each rank.
+        stages: Pipeline stages.
+    """
+    size, found = len(seconds) // stages, []
+    for rank, own in enumerate(seconds):
+        first = rank - rank % max(size, 1)
+        others = [other for at, other in enumerate(seconds[first : first + size], first) if at != rank]
+        if others and (median := statistics.median(others)) > 0:
+            found.append((own / median, rank, median))
+    if not found:
+        return {}
+    _, rank, median = max(found)
+    return {"slowest_rank": rank, "slowest_rank_seconds": seconds[rank], "median_rank_seconds": median}
 
 
 class LossSpikes(Callback):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +35,9 @@ class StepResult:
         counted_tokens: Tokens with a loss.
         updated: False where a NaN or infinite loss or gradient kept the weights as they were.
         stop: Largest stop request of any rank, 0 for none.
+        rank_seconds: Host time of each rank inside its forward passes but the first of each model chunk, which may wait for
+            other ranks' weights (overlap_param_gather); waits inside its tensor-parallel group are included. Zeros where a
+            step has one micro-batch.
     """
 
     loss: float
@@ -40,6 +45,20 @@ class StepResult:
     counted_tokens: int
     updated: bool
     stop: int = 0
+    rank_seconds: tuple[float, ...] = ()
+
+
+class _Stopwatch:
+    """Host seconds inside with-blocks, added up."""
+
+    def __init__(self) -> None:
+        self.seconds = self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
 
 
 def train_step(
@@ -59,22 +78,26 @@ def train_step(
         chunk.train()
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    sums = _forward_backward(wrapped, batches, config, runtime, forward_only=False)
+    forward = _Stopwatch()
+    sums = _forward_backward(wrapped, batches, config, runtime, forward, forward_only=False)
     optimizer.prepare_grads()
     stops = torch.zeros(8, dtype=torch.float64, device=runtime.device)
     stops[stop_request] = 1
-    reduced = torch.cat((sums, stops))
+    seconds = torch.zeros(runtime.world_size, dtype=torch.float64, device=runtime.device)
+    seconds[runtime.rank] = forward.seconds
+    reduced = torch.cat((sums, stops, seconds))
     dist.all_reduce(reduced)
     loss, tokens = reduced[0] / reduced[1].clamp(min=1), reduced[1].clamp(min=1)
     norm = global_gradient_norm(optimizer) / tokens
     update(_gradient_scale(loss, norm, tokens, config.optimizer.clip_grad))
     # The one wait for the device in a step, behind everything that it has to do.
-    mean_loss, grad_norm, counted, *wanted = torch.cat((torch.stack((loss, norm)), reduced[1:])).tolist()
+    mean_loss, grad_norm, counted, *others = torch.cat((torch.stack((loss, norm)), reduced[1:])).tolist()
+    wanted, rank_seconds = others[: len(stops)], tuple(others[len(stops) :])
     finite = math.isfinite(mean_loss) and math.isfinite(grad_norm)
     if finite:
         update.made()
     stop = max((code for code, count in enumerate(wanted) if count), default=0)
-    return StepResult(mean_loss, grad_norm, int(counted) if math.isfinite(counted) else 0, finite, stop)
+    return StepResult(mean_loss, grad_norm, int(counted) if math.isfinite(counted) else 0, finite, stop, rank_seconds)
 
 
 def _gradient_scale(loss: torch.Tensor, norm: torch.Tensor, tokens: torch.Tensor, limit: float) -> torch.Tensor:
@@ -93,7 +116,7 @@ def evaluate(
     """Mean loss over the counted tokens of all ranks' batches, and their number."""
     for chunk in wrapped:
         chunk.eval()
-    sums = _forward_backward(wrapped, batches, config, runtime, forward_only=True)
+    sums = _forward_backward(wrapped, batches, config, runtime, _Stopwatch(), forward_only=True)
     dist.all_reduce(sums)
     loss_sum, tokens = sums.tolist()
     return loss_sum / max(tokens, 1), int(tokens)
@@ -104,19 +127,24 @@ def _forward_backward(
     batches: Sequence[Batch],
     config: Config,
     runtime: Runtime,
+    stopwatch: _Stopwatch,
     forward_only: bool,
 ) -> torch.Tensor:
     """Run the pipeline schedule. Returns this rank's share of [loss sum, counted tokens], float64; zeros but on one rank
     of the last stage's tensor-parallel group."""
     tokens = config.training.micro_batch_size * config.data.sequence_length
+    begun: set[int] = set()
 
     def forward_step(iterator: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         batch = _own_tokens(next(iterator)).to(runtime.device)
         documents = document_parameters(config, batch.cu_seqlens, batch.positions[0])
-        output = model(
-            batch.tokens, batch.positions, None,
-            labels=batch.labels, packed_seq_params=documents, loss_mask=batch.loss_mask,
-        )  # fmt: skip
+        first = id(model) not in begun
+        begun.add(id(model))
+        with nullcontext() if first else stopwatch:
+            output = model(
+                batch.tokens, batch.positions, None,
+                labels=batch.labels, packed_seq_params=documents, loss_mask=batch.loss_mask,
+            )  # fmt: skip
         return output, partial(_loss, batch.loss_mask)
 
     outputs = get_forward_backward_func()(
