@@ -15,4 +15,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} DVC_NO_ANALYTICS=1 HF_HUB_OFFLINE=1
 [[ -d .dvc ]] || dvc init --no-scm --quiet
 cp "$HERE/dvc.yaml" dvc.yaml
 sed "s|^code: \.\.|code: $(realpath --relative-to . "$ROOT")|" "$HERE/${QUICK:+quick-}params.yaml" > params.yaml
-dvc repro "${@:2}"
+exec dvc repro "${@:2}"   # in place of this shell: killed, it leaves no lock behind

@@ -6,7 +6,8 @@ are left out where they are unknown.
     {"type": "run", "name": ..., "config": {...}, "time": ...}
     {"type": "train", "step": n, "loss": nats per token, "lr": ..., "grad_norm": ..., "tokens": consumed since step 0,
      "tokens_per_second_per_gpu": ..., "step_seconds": ..., "peak_memory_gib": of rank 0, "tflops_causal": per GPU,
-     "tflops_full": per GPU, ["mfu_causal": 0 to 1, "mfu_full": 0 to 1,] "time": unix seconds}
+     "tflops_full": per GPU, ["slowest_rank": ..., "slowest_rank_seconds": forward passes of a step, "median_rank_seconds": of
+     the others of its pipeline stage,] ["mfu_causal": 0 to 1, "mfu_full": 0 to 1,] "time": unix seconds}
     {"type": "eval", "step": n, "set": name, "loss": ..., "perplexity": ...}
     {"type": "benchmark", "step": n, "set": name of a task or average, "score": percent of the way from guessing to perfect}
     {"type": "event", "step": n, "kind": "spike", "message": ...}

@@ -95,7 +95,7 @@ def _open(checkpoint: Path) -> tuple[list[str], Reader]:
 
     if (checkpoint / ".metadata").is_file() or not any(checkpoint.glob("model*.safetensors")):
         native = NativeReader(checkpoint)
-        return [name for name in native.keys() if not name.startswith("optimizer.")], native  # noqa: SIM118
+        return [name for name in native.keys() if not name.startswith("optimizer.")], native  # noqa: SIM118, a NativeReader is no mapping
     try:
         reader = SafetensorsReader(checkpoint)
     except ConversionError as error:
