@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from megatron_bielik.command import one_line_errors
-from megatron_bielik.evaluation.polish_tasks import AVERAGES, FIXTURES, select
+from megatron_bielik.evaluation.polish_tasks import AVERAGES, data_folder, select
 
 EXAMPLES = """examples:
   python tools/evaluate.py --model export/bielik --tasks polish --output scores/bielik                     (data from the Hub)
@@ -42,14 +42,20 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors(ValueError):
         tasks = select(args.tasks)
-        data = None if args.data is None else FIXTURES if args.data == "fixtures" else Path(args.data)
         if not sys.stderr.isatty():
             os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval draws a bar for every task
         from megatron_bielik.evaluation import evaluate as run
         from megatron_bielik.evaluation.tables import tables
 
         options = run.Options(
-            args.model, data, args.num_fewshot, args.limit, args.chat, args.device, args.batch_size, args.dtype
+            args.model,
+            data_folder(args.data),
+            args.num_fewshot,
+            args.limit,
+            args.chat,
+            args.device,
+            args.batch_size,
+            args.dtype,
         )
         results = run.evaluate(options, tasks, args.output, lambda line: print(line, file=sys.stderr))
     from rich.console import Console

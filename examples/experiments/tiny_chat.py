@@ -17,19 +17,14 @@ import torch
 from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from megatron_bielik.corpus.records import ReadCount, read_rows, write_whole
+from megatron_bielik.corpus.records import write_whole
 from megatron_bielik.evaluation.answers import ChatModel
-from megatron_bielik.evaluation.chat_scores import form_scores
+from megatron_bielik.evaluation.chat_scores import form_scores, rows_of
 from megatron_bielik.surgery.model_folder import output_folder
 from megatron_bielik.tokenizer.byte_level import train_byte_level, write_byte_level
 
 CONTROL = ("<|im_start|>", "<|im_end|>")
 Row = dict[str, Any]
-
-
-def rows_of(path: Path) -> list[Row]:
-    """Rows of a file of conversations."""
-    return [row for _, row in read_rows([str(path)], ReadCount(), "--conversations")]
 
 
 def make_base(rows: Sequence[Row], entries: int, width: int, layers: int, seed: int, folder: Path) -> tuple[int, int]:
@@ -75,7 +70,7 @@ def main() -> None:
         "--runs", type=Path, nargs="+", required=True, help="folders; those with answers.json are left"
     )
     given = parser.parse_args()
-    rows = rows_of(given.conversations)
+    rows = rows_of(given.conversations, "--conversations", "messages")
     if given.what == "base":
         entries, parameters = make_base(rows, given.entries, given.width, given.layers, given.seed, given.output)
         print(f"{given.output}: {entries:,} entries, {parameters:,} parameters")

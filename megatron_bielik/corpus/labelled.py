@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from random import Random
 from typing import Literal
 
 from megatron_bielik.corpus import corruptions, template_grammar
 from megatron_bielik.corpus.polish_grammar import Document
 from megatron_bielik.corpus.polish_lexicon import TOPICS
-from megatron_bielik.corpus.template_grammar import Grammar, load_grammar
+from megatron_bielik.corpus.template_grammar import Grammar, load_grammar, pack_name
 
 LABELS = ("LOW", "MEDIUM", "HIGH")
 LEVELS = (1, 2, 3, 4, 5)
@@ -253,7 +252,7 @@ def labelled_document(
     """
     if level not in _SEVERITY:
         raise ValueError(f"level is {level}, needs 1 to {max(LEVELS)}")
-    name = Path(language).stem.removesuffix(".grammar")
+    name = pack_name(language)
     rng = Random(f"labelled/{'' if language == 'pl' else f'{name}/'}{seed}/{index}/{level}/{which}")
     if language == "pl":
         topic = rng.choice(sorted(TOPICS))

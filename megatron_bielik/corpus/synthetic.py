@@ -22,7 +22,7 @@ import zstandard
 from megatron_bielik.corpus import template_grammar
 from megatron_bielik.corpus.polish_grammar import Document
 from megatron_bielik.corpus.polish_lexicon import TOPICS
-from megatron_bielik.corpus.template_grammar import load_grammar
+from megatron_bielik.corpus.template_grammar import load_grammar, pack_name
 
 
 def generate_document(seed: int, index: int, language: str = "pl") -> dict[str, str]:
@@ -37,11 +37,11 @@ def generate_document(seed: int, index: int, language: str = "pl") -> dict[str, 
         ValueError: An unknown pack, or one that cannot be used.
     """
     if language != "pl":
-        grammar = load_grammar(language)
-        rng = Random(f"{Path(language).stem}/{seed}/{index}")
+        grammar, name = load_grammar(language), pack_name(language)
+        rng = Random(f"{name}/{seed}/{index}")
         topic = rng.choice(sorted(grammar.topics))
         text = template_grammar.Document(rng, grammar, topic).text()
-        return {"id": f"synthetic-{Path(language).stem}-{seed}-{index}", "topic": topic, "text": text}
+        return {"id": f"synthetic-{name}-{seed}-{index}", "topic": topic, "text": text}
     rng = Random(f"{seed}/{index}")
     topic = rng.choice(sorted(TOPICS))
     return {"id": f"synthetic-{seed}-{index}", "topic": topic, "text": Document(rng, topic).text()}

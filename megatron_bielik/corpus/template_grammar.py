@@ -132,6 +132,11 @@ class Document:
         return "\n\n".join(parts)
 
 
+def pack_name(language: str) -> str:
+    """What documents of a pack are named and drawn by: its name, also where its path was given."""
+    return Path(language).stem.removesuffix(".grammar")
+
+
 @cache
 def load_grammar(name: str) -> Grammar:
     """Read languages/NAME.grammar.yaml, or any path that ends in .yaml.

@@ -94,11 +94,7 @@ class ShardStream:
 
     def sample(self, number: int) -> Sample:
         """The sample at a position of the stream."""
-        epoch, number = divmod(number, self.samples_per_pass)
-        order = self._pass(epoch)
-        first = int(order.order[number]) * self.sequence_length
-        # The document that holds a token: the first whose end lies behind it (empty documents end where they begin).
-        begin, end = (int(i) for i in np.searchsorted(order.ends, (first, first + self.sequence_length), side="right"))
+        order, first, begin, end = self._place(number)
         parts = []
         begin_offset = first - (int(order.ends[begin - 1]) if begin else 0)
         end_offset = first + self.sequence_length - (int(order.ends[end - 1]) if end else 0)
@@ -116,6 +112,15 @@ class ShardStream:
                 f"the model's vocabulary of {self.vocab_size}: the shard was made with another tokenizer, or is damaged"
             )
         return Sample(row, cu_seqlens, end_offset == 0)
+
+    def _place(self, number: int) -> tuple[_Pass, int, int, int]:
+        """Where a sample lies: its pass, its first token there, the positions of its first and its last document."""
+        epoch, number = divmod(number, self.samples_per_pass)
+        order = self._pass(epoch)
+        first = int(order.order[number]) * self.sequence_length
+        # The document that holds a token: the first whose end lies behind it (empty documents end where they begin).
+        begin, end = (int(i) for i in np.searchsorted(order.ends, (first, first + self.sequence_length), side="right"))
+        return order, first, begin, end
 
     def prepare(self, samples: int) -> None:
         """Build and keep in the cache the orders of all passes that the first `samples` samples touch."""

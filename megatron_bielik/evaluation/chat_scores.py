@@ -11,6 +11,8 @@ from typing import Any
 from megatron_bielik.corpus.records import ReadCount, batches, read_rows
 from megatron_bielik.data.documents import documents
 from megatron_bielik.evaluation.answers import BATCH, ChatModel
+from megatron_bielik.posttrain.data import Dropped
+from megatron_bielik.posttrain.dpo_data import check_pair
 from megatron_bielik.posttrain.rewards import find_reward
 from megatron_bielik.surgery.first_loss import loss_on
 from megatron_bielik.tokenizer.vocabulary import read_vocabulary
@@ -92,12 +94,20 @@ def form_scores(model: ChatModel, rows: Sequence[Row]) -> dict[str, FormScore]:
 
 
 def pair_scores(model: ChatModel, rows: Sequence[Row]) -> PairScore:
-    """Each row has "prompt" (messages or the user's text), "chosen" and "rejected" (text or one message)."""
+    """Each row as DPO takes it: "prompt" (messages or the user's text), "chosen" and "rejected" (text or one message).
+
+    Raises:
+        ScoreError: A row that DPO would drop.
+    """
+    try:
+        checked = [check_pair(row) for row in rows]
+    except Dropped as dropped:
+        raise ScoreError(f"--pairs: {dropped.kind}: {dropped}") from None
     found = []
-    for some in batches(rows, BATCH // 2):
-        prompts = [_messages(row["prompt"]) for row in some]
+    for some in batches(checked, BATCH // 2):
+        prompts = [row["prompt"] for row in some]
         chosen, rejected = (
-            model.answer_losses(prompts, [_text(row[side]) for row in some]) for side in ("chosen", "rejected")
+            model.answer_losses(prompts, [row[side][-1]["content"] for row in some]) for side in ("chosen", "rejected")
         )
         found += [(-good, -bad) for (good, _), (bad, _) in zip(chosen, rejected, strict=True)]
     count = len(found)
@@ -177,12 +187,3 @@ def _parts(held_out: HeldOut) -> Iterator[tuple[str, Callable[[ChatModel], Any]]
     if held_out.problems is not None:
         problems = rows_of(held_out.problems, "--problems", "messages", "answer")
         yield "reward", lambda model: reward_score(model, problems, "math_answer", held_out.answer_tokens)
-
-
-def _messages(prompt: Any) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _text(answer: Any) -> str:
-    text: str = answer if isinstance(answer, str) else answer[-1]["content"]
-    return text

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from megatron_bielik.command import one_line_errors
-from megatron_bielik.evaluation.polish_tasks import FIXTURES, select
+from megatron_bielik.evaluation.polish_tasks import data_folder, select
 
 
 def main() -> None:
@@ -36,9 +36,8 @@ def main() -> None:
         model = args.folder / "model"
         if not model.is_dir():
             export_hf(args.folder / "checkpoint", model, None)
-        data = FIXTURES if args.data == "fixtures" else Path(args.data) if args.data else None
         dtype = "bfloat16" if args.device == "cuda" else "float32"
-        options = Options(model, data, args.num_fewshot, args.limit, device=args.device, dtype=dtype)
+        options = Options(model, data_folder(args.data), args.num_fewshot, args.limit, device=args.device, dtype=dtype)
         evaluate(options, tasks, args.folder, lambda line: print(line, flush=True))
         for done in ("checkpoint", "model"):
             shutil.rmtree(args.folder / done, ignore_errors=True)

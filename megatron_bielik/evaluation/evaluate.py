@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_bielik.corpus.records import write_whole
-from megatron_bielik.evaluation.polish_tasks import BY_NAME, TASK_FOLDER, Task, averages, guessing, normalised
+from megatron_bielik.evaluation.polish_tasks import TASK_FOLDER, Task, averages, guessing, normalised
 
 RESULT = "results.json"
 
@@ -189,23 +189,3 @@ class _Engine:
         shares = [golds[choice] / len(rows) for choice in range(task.choices)]
         score, baseline = metrics[task.metric], guessing(task, shares)
         return Score(task.name, len(rows), score, baseline, normalised(score, baseline, task.scale), metrics)
-
-
-def published_beside(results: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    """Rows of a table: this model first, then the published ones."""
-    from megatron_bielik.evaluation.polish_tasks import PUBLISHED
-
-    own: list[tuple[str, dict[str, float]]] = [(Path(results["model"]).name, dict(results["averages"]))]
-    return own + [(name, {str(key): value for key, value in scores.items()}) for name, scores in PUBLISHED.items()]
-
-
-def is_fixture(results: dict[str, Any]) -> bool:
-    """Whether the scores are of the package's small fixtures, not of the benchmarks."""
-    from megatron_bielik.evaluation.polish_tasks import FIXTURES
-
-    return results["data"] is not None and Path(results["data"]).resolve() == FIXTURES.resolve()
-
-
-def kind_of(name: str) -> str:
-    """mc or gen."""
-    return BY_NAME[name].kind

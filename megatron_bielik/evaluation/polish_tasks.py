@@ -114,6 +114,11 @@ def averages(scores: Mapping[str, float]) -> dict[Average, float]:
     return found
 
 
+def data_folder(given: str | None) -> Path | None:
+    """What --data means: a folder of local data sets, or "fixtures" for the package's own; None for the Hub."""
+    return None if given is None else FIXTURES if given == "fixtures" else Path(given)
+
+
 def select(names: Sequence[str]) -> list[Task]:
     """Tasks by name, or by group: polish, polish_mc, polish_gen.
 

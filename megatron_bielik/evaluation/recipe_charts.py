@@ -63,7 +63,7 @@ def post_training(run: RecipeRun) -> str:
     for panel, (training, name, key, label) in zip(figure.axes, panels, strict=False):
         _style(panel, name, label)
         _line(panel, training.logged(key), BLUE, "training")
-        held_out = training.evaluated("eval_reward" if key == "reward" else key) or training.evaluated(key)
+        held_out = training.evaluated(key, "valid")
         if held_out:
             panel.plot(*zip(*held_out, strict=True), "o", color=RED, markersize=4.5, label="held out")
             panel.legend(frameon=False, fontsize=8)

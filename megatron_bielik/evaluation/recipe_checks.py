@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from megatron_bielik.evaluation.recipe_run import Json, RecipeRun
+from megatron_bielik.training.diagnosis.posttraining import CHOSEN_LOSES
 
 # Limits of the signatures, for the recipe at any size; a tiny model on generated text goes further than a real one.
 MOST_FORGOTTEN = 1.25  # nats per character after, as a share of before
 MOST_SPIKES = 0
-LEAST_CHOSEN = -0.5  # nats per chosen answer
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,6 @@ class Gain:
         before, after: The figures.
         lower: Whether lower is better.
         equal: Whether no change is good enough.
-        digits: Of the figures when shown.
     """
 
     stage: str
@@ -33,7 +34,6 @@ class Gain:
     after: float
     lower: bool = False
     equal: bool = False
-    digits: int = 3
 
     @property
     def helped(self) -> bool:
@@ -146,18 +146,12 @@ def signatures(run: RecipeRun) -> Iterator[Signature]:
     if scores.get("sft-merged") and scores.get("dpo"):
         change = scores["dpo"]["pairs"]["chosen"] - scores["sft-merged"]["pairs"]["chosen"]
         hint = "raise loss.positive, lower the rate"
-        yield Signature("chosen answers' log-probability after DPO-P, nats", change, LEAST_CHOSEN, hint, least=True)
+        yield Signature("chosen answers' log-probability after DPO-P, nats", change, -CHOSEN_LOSES, hint, least=True)
     if "GRPO" in trainings and (found := trainings["GRPO"].logged("kl")):
-        limit = _kl_limit(run)
+        limit = trainings["GRPO"].history.option("loss", "kl_limit")
+        largest = float(np.max([value for _, value in found]))  # NaN if one is
         hint = "lower the rate, raise loss.kl_coefficient, look at what is rewarded"
-        yield Signature("largest divergence in GRPO, nats per token", max(value for _, value in found), limit, hint)
-    spikes = sum(one.events.get("spike", 0) + one.events.get("skip", 0) for one in trainings.values())
+        what = "largest divergence in GRPO, nats per token"
+        yield Signature(what, largest, math.inf if limit is None else float(limit), hint)
+    spikes = sum(len(one.history.events_of(kind)) for one in trainings.values() for kind in ("spike", "skip"))
     yield Signature("loss spikes and skipped steps", spikes, MOST_SPIKES, "tools/diagnose.py names the documents")
-
-
-def _kl_limit(run: RecipeRun) -> float:
-    import yaml
-
-    config = yaml.safe_load((run.trainings["GRPO"].folder / "config.yaml").read_text(encoding="utf-8"))
-    limit = config["loss"]["kl_limit"]
-    return math.inf if limit is None else float(limit)

@@ -46,7 +46,8 @@ def write(run: RecipeRun, output: Path) -> None:
 
 def _training(name: str, run: RecipeRun) -> dict[str, Any]:
     one = run.trainings[name]
-    last = one.train[-1] if one.train else {}
+    last = one.history.train[-1] if one.history.train else {}
+    counts = {kind: len(one.history.events_of(kind)) for kind in ("skip", "spike")}
     return {
         "name": name,
         "steps": last.get("step", 0),
@@ -54,9 +55,7 @@ def _training(name: str, run: RecipeRun) -> dict[str, Any]:
         "seconds": one.seconds,
         "tokens_per_second": one.tokens_per_second,
         "loss": last.get("loss"),
-        "events": ", ".join(
-            f"{count} {kind}" for kind, count in sorted(one.events.items()) if kind in ("spike", "skip")
-        ),
+        "events": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count),
     }
 
 

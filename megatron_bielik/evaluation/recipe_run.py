@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from megatron_bielik.training.log import FILE_NAME, read_records
+from megatron_bielik.training.diagnosis.history import History, evaluated, read_history
+from megatron_bielik.training.log import FILE_NAME
 
 # Folder of each training, by the name the report gives it, and its processes.
 TRAININGS = {"base": ("base-run", 2), "stage 1": ("stage1", 4), "stage 2": ("stage2", 4), "SFT": ("sft", 1),
@@ -20,30 +22,33 @@ Json = Any
 
 @dataclass(frozen=True)
 class Training:
-    """One training's log.
+    """One training's log, and the number of its processes."""
 
-    Attributes:
-        folder: Of the run.
-        train, evals: Records in order, each step as it was logged last.
-        events: Number by kind.
-        seconds: From the first record to the last of the process that ended it.
-        tokens_per_second: Median over the steps, of all processes.
-    """
+    history: History
+    processes: int
 
-    folder: Path
-    train: list[dict[str, Json]]
-    evals: list[dict[str, Json]]
-    events: dict[str, int]
-    seconds: float
-    tokens_per_second: float
+    @property
+    def seconds(self) -> float:
+        """From the first record to the last of the process that ended it."""
+        last = max((place for place, (kind, *_) in enumerate(self.history.times) if kind == "run"), default=0)
+        times = [time for _, _, time in self.history.times[last:] if math.isfinite(time)]
+        return times[-1] - times[0] if times else 0.0
 
-    def evaluated(self, key: str, name: str | None = None) -> list[tuple[int, float]]:
-        """Step and value of an evaluated figure, of one set if it is named."""
-        return [(one["step"], one[key]) for one in self.evals if key in one and name in (None, one.get("set"))]
+    @property
+    def tokens_per_second(self) -> float:
+        """Median over the logged steps, of all processes."""
+        rates = self.logged("tokens_per_second_per_gpu")
+        return self.processes * statistics.median(rate for _, rate in rates) if rates else 0.0
 
     def logged(self, key: str) -> list[tuple[int, float]]:
-        """Step and value of a figure of the training steps."""
-        return [(one["step"], one[key]) for one in self.train if one.get(key) is not None]
+        """Step and value of a figure of the training steps; NaN where it was not finite."""
+        steps, values = self.history.series(key)
+        return list(zip(steps.tolist(), values.tolist(), strict=True))
+
+    def evaluated(self, key: str, name: str) -> list[tuple[int, float]]:
+        """The same of an evaluation set."""
+        steps, values = evaluated(self.history.evals.get(name, ()), key)
+        return list(zip(steps.tolist(), values.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -63,37 +68,6 @@ class RecipeRun:
     vocabulary: int
 
 
-def read_training(folder: Path, processes: int) -> Training | None:
-    """The log of a run, or None where it has none yet."""
-    if not (folder / FILE_NAME).is_file():
-        return None
-    train: dict[int, dict[str, Json]] = {}
-    evals: dict[tuple[int, str], dict[str, Json]] = {}
-    events: dict[str, int] = {}
-    times: list[float] = []
-    for record in read_records(folder / FILE_NAME):
-        kind = record.get("type")
-        if kind == "run":
-            times = []
-        if "time" in record:
-            times.append(record["time"])
-        if kind == "train":
-            train[record["step"]] = record
-        elif kind == "eval":
-            evals[record["step"], record.get("set", "")] = record
-        elif kind == "event":
-            events[record["kind"]] = events.get(record["kind"], 0) + 1
-    rates = [one["tokens_per_second_per_gpu"] for one in train.values() if "tokens_per_second_per_gpu" in one]
-    return Training(
-        folder,
-        [train[step] for step in sorted(train)],
-        [evals[key] for key in sorted(evals)],
-        events,
-        times[-1] - times[0] if times else 0.0,
-        processes * statistics.median(rates) if rates else 0.0,
-    )
-
-
 def read_run(folder: Path) -> RecipeRun:
     """Read a folder that examples/recipe/run.sh made.
 
@@ -102,13 +76,13 @@ def read_run(folder: Path) -> RecipeRun:
     """
     if not (folder / "params.yaml").is_file():
         raise ValueError(f"--folder is {folder}: no params.yaml in it; give the folder of a recipe run")
-    found = {name: read_training(folder / place, processes) for name, (place, processes) in TRAININGS.items()}
+    begun = {name: one for name, one in TRAININGS.items() if (folder / one[0] / FILE_NAME).is_file()}
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     if missing := {"scored", "merges", "evaluated", "tokenizer"} - set(params):
         raise ValueError(f"{folder / 'params.yaml'} has no {min(missing)!r}; start examples/recipe/run.sh again")
     return RecipeRun(
         folder,
-        {name: one for name, one in found.items() if one is not None},
+        {name: Training(read_history(folder / place), processes) for name, (place, processes) in begun.items()},
         {one["name"]: one["per_character"] for one in _read(folder / "focus" / "first_loss.json", [])},
         _read(folder / "fertility.json", []),
         _read(folder / "quality.report" / "report.json", {}),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from megatron_bielik.evaluation.evaluate import is_fixture, published_beside
-from megatron_bielik.evaluation.polish_tasks import AVERAGES, BY_NAME
+from megatron_bielik.evaluation.polish_tasks import AVERAGES, BY_NAME, FIXTURES, PUBLISHED
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """Every task, then the averages."""
-    note = ", fixtures: NOT the benchmarks" if is_fixture(results) else ""
+    fixtures = results["data"] is not None and Path(results["data"]).resolve() == FIXTURES.resolve()
+    note = ", fixtures: NOT the benchmarks" if fixtures else ""
     tasks = Table(
         "task", "rows", "metric", "score", "guessing", "normalised, %",
         box=box.SIMPLE_HEAD, title=f"{results['num_fewshot']} examples{note}",
@@ -22,9 +23,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
         figures = (f"{score['score']:.3f}", f"{score['baseline']:.3f}", f"{score['normalised']:.2f}")
         tasks.add_row(name, str(score["rows"]), BY_NAME[name].metric, *figures)
     averages = Table("model", *AVERAGES.values(), box=box.SIMPLE_HEAD, title="averages, %")
-    for number, (name, scores) in enumerate(published_beside(results)):
-        shown = name + (note if number == 0 else "")
-        averages.add_row(shown, *(f"{scores[key]:.2f}" if key in scores else "–" for key in AVERAGES))
+    own = {Path(results["model"]).name + note: results["averages"]}
+    for name, scores in (own | PUBLISHED).items():
+        averages.add_row(name, *(f"{scores[key]:.2f}" if key in scores else "–" for key in AVERAGES))
     averages.caption = (
         "below the first line: the Bielik v3 Small report, with the leaderboard's own prompts and baselines"
     )

@@ -15,7 +15,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def newest(folder: Path) -> Path | None:
     """The complete checkpoint with the most steps, None if there is none."""
-    complete = _complete(folder)
+    complete = all_complete(folder)
     return complete[-1] if complete else None
 
 
@@ -44,7 +44,7 @@ def complete(checkpoint: Path, state: dict[str, Any], keep_last: int) -> None:
     temporary = checkpoint / f".{_STATE}.tmp"
     temporary.write_text(json.dumps(state), encoding="utf-8")
     temporary.replace(checkpoint / _STATE)
-    for old in _complete(checkpoint.parent)[:-keep_last] if keep_last else []:
+    for old in all_complete(checkpoint.parent)[:-keep_last] if keep_last else []:
         (old / _STATE).unlink()  # first: a folder that is being deleted is no checkpoint
         shutil.rmtree(old)
 
@@ -60,5 +60,6 @@ def _all(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def _complete(folder: Path) -> list[Path]:
+def all_complete(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, in order."""
     return [path for path in _all(folder) if (path / _STATE).is_file()]

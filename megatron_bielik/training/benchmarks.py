@@ -101,9 +101,9 @@ class Benchmarks(Callback):
                     return
                 self._waiting.pop(0)
                 continue
-            self._running = self._waiting[0], self._start(self._waiting.pop(0), checkpoint, folder)
+            self._running = self._waiting.pop(0), self._start(checkpoint, folder)
 
-    def _start(self, step: int, checkpoint: Path, folder: Path) -> subprocess.Popen[bytes]:
+    def _start(self, checkpoint: Path, folder: Path) -> subprocess.Popen[bytes]:
         """Link the checkpoint and start the process, free of the launcher's variables."""
         if not (folder / CHECKPOINT).is_dir():
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_bielik.evaluation.answers import ChatModel
 from megatron_bielik.evaluation.chat_scores import HeldOut, ScoreError, form_scores, pair_scores, reward_score, score
 from megatron_bielik.posttrain.chat import ChatError
 from megatron_bielik.tokenizer.byte_level import train_byte_level, write_byte_level
 from megatron_bielik.tokenizer.train import build_tokenizer
+from tests.evaluation.conftest import save_llama
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"Jakub ma {n} jabłek i {m} gruszek. Ile ma razem? Razem: {n + m}." for n in range(30) for m in range(10)]
@@ -55,12 +55,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         entries = tokenizer.get_vocab_size()
     else:
         entries = build_tokenizer([text.encode() for text in TEXTS], 400, folder).entries
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=entries, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    save_llama(folder, entries, seed=1, eos_token_id=2, pad_token_id=2)
     return folder
 
 

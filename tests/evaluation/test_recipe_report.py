@@ -79,10 +79,10 @@ def folder(tmp_path: Path) -> Path:
     log(
         tmp_path / "stage1", evaluated(0, 6.0), train(1, 5.0), train(2, 4.0), evaluated(2, 4.5), evaluated(2, 4.0, "en")
     )
-    spike = {"type": "event", "step": 2, "kind": "spike", "text": "x", "time": 1002.0}
+    spike = {"type": "event", "step": 2, "kind": "spike", "message": "x", "time": 1002.0}
     log(tmp_path / "stage2", evaluated(0, 4.5), train(1, 4.0), spike, evaluated(2, 4.6))
-    log(tmp_path / "grpo", train(1, 0.0, kl=0.1, reward=0.2), train(2, 0.0, kl=0.7, reward=0.3))
-    (tmp_path / "grpo/config.yaml").write_text("loss: {kl_limit: 0.5}\n")
+    start = {"type": "run", "step": 0, "config": {"loss": {"kl_limit": 0.5}}, "time": 1000.0}
+    log(tmp_path / "grpo", start, train(1, 0.0, kl=0.1, reward=0.2), train(2, 0.0, kl=0.7, reward=0.3))
     return tmp_path
 
 

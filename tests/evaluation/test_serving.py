@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_bielik.evaluation.answers import ChatModel
 from megatron_bielik.posttrain.chat import ChatEncoder, choose_template, load_tokenizer, without_marks
 from megatron_bielik.tokenizer.train import build_tokenizer
+from tests.evaluation.conftest import save_llama
 
 MESSAGES = [{"role": "user", "content": "Ile to 2 + 3?"}]
 
@@ -33,12 +32,7 @@ def model(tmp_path: Path) -> Path:
     encoder = ChatEncoder(tokenizer, choose_template(tokenizer, None))
     tokenizer.chat_template = without_marks(encoder.template)
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=entries, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=encoder.end_of_turn, pad_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    save_llama(folder, entries, bos_token_id=1, eos_token_id=encoder.end_of_turn, pad_token_id=2)
     return folder
 
 

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from megatron_bielik.training.diagnosis.finding import Finding, Severity, graded
 from megatron_bielik.training.diagnosis.history import History, fifth
 
-CHOSEN_LOSES, CHOSEN_LOSES_MUCH = (
-    0.5,
-    10.0,
-)  # nats per chosen answer below the reference; as in evaluation/recipe_checks.py
+CHOSEN_LOSES, CHOSEN_LOSES_MUCH = 0.5, 10.0  # nats per chosen answer below the reference
 ACCURACY = 0.5  # of telling chosen from rejected answers: guessing
 KL, LARGE_KL = 0.5, 2.0  # nats per token, where loss.kl_limit is not set
 NEAR_LIMIT = 0.5  # share of loss.kl_limit

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.data.epochs import ShardStream
 from megatron_bielik.data.errors import DataError
@@ -46,11 +44,8 @@ class TracedStream(ShardStream):
 
     def pieces(self, number: int) -> list[Piece]:
         """The documents of sample(number) in order; their tokens laid end to end are its tokens."""
-        epoch, within = divmod(number, self.samples_per_pass)
-        order = self._pass(epoch)
-        first = int(order.order[within]) * self.sequence_length
+        order, first, begin, end = self._place(number)
         last = first + self.sequence_length
-        begin, end = (int(place) for place in np.searchsorted(order.ends, (first, last), side="right"))
         found = []
         for position in range(begin, end + 1):
             start = int(order.ends[position - 1]) if position else 0

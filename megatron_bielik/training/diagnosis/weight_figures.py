@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from megatron_bielik.checkpoint_files import CheckpointError
+from megatron_bielik.posttrain.checkpoints import all_complete, step_of
 from megatron_bielik.training.diagnosis.history import History
 from megatron_bielik.training.diagnosis.samples import checkpoints_of
 
@@ -65,12 +66,7 @@ def run_checkpoints(history: History) -> dict[int, Path]:
     """Complete checkpoints by step, of pretraining or of Hugging Face form."""
     if history.method == "pretraining":
         return checkpoints_of(history.folder)
-    found = {}
-    for path in history.folder.glob("checkpoint-*"):
-        number = path.name.removeprefix("checkpoint-")
-        if number.isdigit() and (path / "run_state.json").is_file() and any(path.glob("model*.safetensors")):
-            found[int(number)] = path
-    return dict(sorted(found.items()))
+    return {step_of(path): path for path in all_complete(history.folder) if any(path.glob("model*.safetensors"))}
 
 
 def chosen(places: Mapping[int, Path], most: int) -> dict[int, Path]:
@@ -95,7 +91,8 @@ def _open(checkpoint: Path) -> tuple[list[str], Reader]:
 
     if (checkpoint / ".metadata").is_file() or not any(checkpoint.glob("model*.safetensors")):
         native = NativeReader(checkpoint)
-        return [name for name in native.keys() if not name.startswith("optimizer.")], native  # noqa: SIM118, a NativeReader is no mapping
+        names = native.keys()
+        return [name for name in names if not name.startswith("optimizer.")], native
     try:
         reader = SafetensorsReader(checkpoint)
     except ConversionError as error:
