@@ -8,6 +8,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,17 @@ def follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def follow_starter() -> None:
+    """In a process started by a command line: end when the process that started it is gone; looked at every second."""
+    threading.Thread(target=_follow_starter, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow_starter(starter: int) -> None:
+    while os.getppid() == starter:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _follow(sentinel: int) -> None:

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from megatron_bielik.command import one_line_errors
+from megatron_bielik.data.processes import follow_starter
 from megatron_bielik.evaluation.polish_tasks import data_folder, select
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="rows of each task, at most")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
+    follow_starter()  # a run that is started again starts its own, and two would clean up under each other
     os.environ.setdefault("TQDM_DISABLE", "1")
     from megatron_bielik.checkpoint_files import CheckpointError
     from megatron_bielik.evaluation.evaluate import Options, evaluate

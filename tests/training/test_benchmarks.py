@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_bielik.evaluation.evaluate import Options, evaluate
@@ -90,6 +91,9 @@ def test_a_run_killed_while_evaluating_goes_on_to_the_same_scores(
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
+    time.sleep(3)  # the evaluation notices
+    lines = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    assert not [line for line in lines if "checkpoint_job" in line and str(folder) in line]
     assert not list(folder.glob("benchmarks/step_00000004/results.json"))
     reached = max(int(path.name[5:]) for path in folder.glob("checkpoints/step_*"))
     steps = max(6, reached + 2)
