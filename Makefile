@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo recipe test unit lint format bench clean
+.PHONY: help venv demo recipe test unit lint format docs bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps deepfocus
 	@touch $(READY)
 
-recipe: $(READY)  ## the whole recipe, corpus to evaluated chat model and report.html, half an hour on 2 cores
+recipe: $(READY)  ## the whole recipe, corpus to evaluated chat model and report.html, twenty-odd minutes on 2 cores
 	examples/recipe/run.sh
 
 demo: $(READY)  ## text -> tokenizer -> shard -> tensor-parallel training -> Hugging Face -> generated text, minutes on 2 cores
@@ -46,9 +46,12 @@ format: $(READY)  ## put the code into the house's form
 	ruff format .
 	ruff check --fix .
 
+docs: $(READY)  ## the documentation as a site: site/index.html
+	sphinx-build -W --keep-going -q -c docs/site -d build/doctrees . site
+
 bench: $(READY)  ## the benchmarks that need no GPU
 	python tools/bench/preprocess.py
 	python tools/bench/focus.py
 
 clean:  ## remove what the demo and the tests made (not .venv)
-	rm -rf demo recipe experiments build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf demo recipe experiments site build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

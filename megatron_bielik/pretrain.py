@@ -13,6 +13,7 @@ from megatron_bielik.checkpoint_files import CheckpointError
 from megatron_bielik.checks import check, check_run
 from megatron_bielik.config import Config
 from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.processes import follow_launcher
 from megatron_bielik.settings import SettingsError, make_parser, parse
 
 EXAMPLES = """examples:
@@ -24,6 +25,7 @@ A run started again with the same checkpoint.dir goes on where its newest checkp
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job. Returns the exit code: 0 done or cleanly stopped, 1 stopped by a failure, 2 unusable options."""
+    follow_launcher()
     parser = make_parser(
         "python -m megatron_bielik.pretrain", "Pretrain a Qwen2.5-type model with megatron-core.", EXAMPLES
     )

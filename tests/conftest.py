@@ -92,6 +92,15 @@ def write_shard(prefix: Path, documents: int = 300, vocab_size: int = 1000, seed
 
 
 @pytest.fixture(scope="session")
+def quick_recipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of the whole recipe at its smallest sizes, and what it printed. Two minutes, once."""
+    from tests.examples import recipe_runs
+
+    folder = tmp_path_factory.mktemp("recipe") / "whole"
+    return folder, recipe_runs.run(folder)
+
+
+@pytest.fixture(scope="session")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefix of a toy shard with ids below 1000."""
     prefix = tmp_path_factory.mktemp("shard") / "toy"

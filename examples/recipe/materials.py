@@ -27,7 +27,7 @@ from megatron_bielik.tokenizer.byte_level import train_byte_level, write_byte_le
 
 # What a share of the web documents is; the rest is clean text.
 SPOILED, COPIED, CHANGED, MOJIBAKE, PERSONAL = 0.15, 0.04, 0.03, 0.02, 0.08
-BOXED = r".*\\boxed\{-?\d+\}\.?"
+WORKED = r"[^\n]+ = -?\d+\.\nOdpowiedź: (\\boxed\{-?\d+\}|-?\d+)"
 SHARE_OF_PROBLEMS = 0.5
 Row = dict[str, Any]
 
@@ -89,17 +89,23 @@ def write_tokenizer(inputs: Sequence[Path], shares: Sequence[float], entries: in
 
 
 def problems(seed: int, count: int, split: Any) -> Iterator[Row]:
-    """Sums and differences of numbers below 10."""
-    return generate(count, levels=(1,), seed=seed, split=split, instruction="", largest=9)
+    """Sums and differences of numbers up to 5."""
+    return generate(count, levels=(1,), seed=seed, split=split, instruction="", largest=5)
+
+
+def worked(seed: int, count: int, split: Any) -> Iterator[Row]:
+    """Problems whose solutions box the answer every second time; GRPO, which pays for boxed ones alone, has something to find."""
+    for number, one in enumerate(problems(seed, count, split)):
+        yield one if number % 2 else one | {"solution": re.sub(r"\\boxed\{(.*)\}", r"\1", one["solution"])}
 
 
 def conversations(seed: int, count: int, split: str) -> list[Row]:
     """Problems with worked answers, topics in one word and lists; a third kind of list is never in the train split."""
     share = int(SHARE_OF_PROBLEMS * count)
-    worked = [as_conversation(one) | {"kind": "zadanie", "form": BOXED} for one in problems(seed, share, split)]
+    solved = [as_conversation(one) | {"kind": "zadanie", "form": WORKED} for one in worked(seed, share, split)]
     if split == "test":
-        return [*worked, *form_tasks.held_out_rows(seed, count - share)]
-    rows = [*worked, *islice(form_tasks.tuning_rows(seed), count - share)]
+        return [*solved, *form_tasks.held_out_rows(seed, count - share)]
+    rows = [*solved, *islice(form_tasks.tuning_rows(seed), count - share)]
     Random(f"conversations/{seed}").shuffle(rows)
     return rows
 
@@ -128,12 +134,12 @@ def _pair(question: str, chosen: str, rejected: str) -> Row:
 def pairs(seed: int, count: int, split: str) -> list[Row]:
     """Preferences of three kinds. The lists are the same in both splits, the wrong items are not."""
     rng = Random(f"pairs/{seed}")
-    worked = [as_pair(one) for one in problems(seed, count // 3, split)]
+    solved = [as_pair(one) for one in worked(seed, count // 3, split)]
     lists = [
         list_pair(rng.choice(form_tasks.TRAINED_WAYS), rng.choice(form_tasks.ASKED), rng) for _ in range(count // 3)
     ]
     topics = [topic_pair(seed, index, rng) for index in range(count - 2 * (count // 3))]
-    rows = [*worked, *lists, *topics]
+    rows = [*solved, *lists, *topics]
     rng.shuffle(rows)
     return rows
 

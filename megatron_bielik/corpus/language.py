@@ -67,7 +67,7 @@ def load_language(name: str) -> Language:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
+        known = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.yaml") if not file.match("*.grammar.yaml")))
         raise ValueError(
             f"language {name!r} is not known, needs one of {known}, or the path of a .yaml file"
         ) from error

@@ -99,9 +99,10 @@ def _records_of(source: InputFile, text_key: str) -> Iterator[tuple[str, Record 
         elif source.format == "txt":
             yield source.path, {text_key: Path(source.path).read_text(encoding="utf-8")}
         else:
-            for number, line in enumerate(_lines(source), 1):
-                if line.strip():
-                    yield f"{source.path}, line {number}", _parse(line)
+            with Path(source.path).open("rb") as raw:
+                for number, line in enumerate(lines_of(raw, source.format, source.path), 1):
+                    if line.strip():
+                        yield f"{source.path}, line {number}", _parse(line)
     except DataError:
         raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:
@@ -116,16 +117,20 @@ def _parse(line: bytes) -> Record | str:
     return record if isinstance(record, dict) else "no JSON object"
 
 
-def _lines(source: InputFile) -> Iterator[bytes]:
-    with Path(source.path).open("rb") as raw:
-        if source.format == "jsonl":
-            yield from raw
-            return
-        rest = b""
-        for block in decompress(raw, source.format, source.path):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from lines
-        yield rest
+def lines_of(raw: IO[bytes], kind: str, path: str) -> Iterator[bytes]:
+    """Lines of a stream of the kind jsonl, jsonl.gz or jsonl.zst, several members or frames included.
+
+    Raises:
+        DataError: The file, named by its path, is damaged or truncated.
+    """
+    if kind == "jsonl":
+        yield from raw
+        return
+    rest = b""
+    for block in decompress(raw, kind, path):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    yield rest
 
 
 @contextmanager

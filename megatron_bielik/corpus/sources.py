@@ -13,6 +13,7 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from megatron_bielik.corpus.prepare_config import InputSpec
+from megatron_bielik.corpus.records import lines_of
 from megatron_bielik.corpus.step_log import StepLog
 from megatron_bielik.data.errors import DataError
 
@@ -40,8 +41,10 @@ class JsonLines(_Counts, JsonlReader):
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """Documents of a file."""
-        with self.data_folder.open(filepath, "rb", compression=self.compression) as stream:
-            for number, line in enumerate(stream):
+        suffix = filepath.rpartition(".")[2].lower()
+        kind = f"jsonl.{suffix}" if suffix in ("gz", "zst") else "jsonl"
+        with self.data_folder.open(filepath, "rb", compression=None) as stream:
+            for number, line in enumerate(lines_of(stream, kind, filepath)):
                 if not line.strip():
                     continue
                 try:

@@ -18,6 +18,7 @@ _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used u
 
 def write_error(path: Path, error: OSError) -> DataError:
     """A failed write as one line; a full disk or a file size limit is named as such. Nothing is left under `path`."""
-    reason = _NO_ROOM.get(error.errno or 0)
-    way_out = "make room and run it again" if reason else "check the folder and its permissions"
-    return DataError(f"cannot write {path}: {reason or error.strerror}; nothing was left under that name, {way_out}")
+    full = _NO_ROOM.get(error.errno or 0)
+    way_out = "make room and run it again" if full else "check the folder and its permissions"
+    reason = full or error.strerror or repr(error)
+    return DataError(f"cannot write {path}: {reason}; nothing was left under that name, {way_out}")

@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -51,14 +52,29 @@ def follow_parent() -> None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
 
 
-def follow_starter() -> None:
-    """In a process started by a command line: end when the process that started it is gone; looked at every second."""
-    threading.Thread(target=_follow_starter, args=(os.getppid(),), daemon=True).start()
+def follow_starter(starter: int) -> None:
+    """In a process started by a command line: end when its parent, of process id ``starter``, is gone; looked at every second.
+
+    The starter says who it is: killed early, it may be gone before this process could ask.
+    """
+    threading.Thread(target=_follow_starter, args=(starter, ""), daemon=True).start()
 
 
-def _follow_starter(starter: int) -> None:
+def follow_launcher() -> None:
+    """In a rank that torchrun started: end when torchrun is gone. To be called before the seconds that imports take.
+
+    Its workers have sessions of their own and outlive it, and a job started again in the same folder must not find them there.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        last_words = f"rank {os.environ.get('RANK')} ends: its launcher is gone"
+        threading.Thread(target=_follow_starter, args=(os.getppid(), last_words), daemon=True).start()
+
+
+def _follow_starter(starter: int, last_words: str) -> None:
     while os.getppid() == starter:
         time.sleep(1)
+    if last_words:
+        print(last_words, file=sys.stderr, flush=True)
     os._exit(1)
 
 

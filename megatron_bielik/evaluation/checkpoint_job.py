@@ -25,8 +25,12 @@ def main() -> None:
     parser.add_argument("--num-fewshot", type=int, default=0, help="solved examples (default 0)")
     parser.add_argument("--limit", type=int, help="rows of each task, at most")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--starter", type=int, help="process id of the parent: without it, this process ends too")
     args = parser.parse_args()
-    follow_starter()  # a run that is started again starts its own, and two would clean up under each other
+    if args.starter is not None:
+        follow_starter(
+            args.starter
+        )  # a run that is started again starts its own, and two would clean up under each other
     os.environ.setdefault("TQDM_DISABLE", "1")
     from megatron_bielik.checkpoint_files import CheckpointError
     from megatron_bielik.evaluation.evaluate import Options, evaluate

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.processes import follow_launcher
 from megatron_bielik.posttrain.checks import check, world_size_of_launch
 from megatron_bielik.posttrain.errors import RunError
 from megatron_bielik.posttrain.rewards.spec import RewardError
@@ -42,6 +43,7 @@ def start(
     """
 
     def job() -> int:
+        follow_launcher()
         parser = make_parser(f"python -m megatron_bielik.posttrain.{method}", description, examples, options)
         parser.add_argument("--dry_run", action="store_true", help="prepare the data, print the report, and leave")
         config, values = parse(parser, arguments)

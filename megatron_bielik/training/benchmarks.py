@@ -117,6 +117,7 @@ class Benchmarks(Callback):
             unfinished.rename(folder / CHECKPOINT)
         options = self._options
         command = [sys.executable, "-m", "megatron_bielik.evaluation.checkpoint_job", "--folder", str(folder)]
+        command += ["--starter", str(os.getpid())]
         command += ["--tasks", *options.tasks, "--num-fewshot", str(options.num_fewshot)]
         command += ["--data", options.data] if options.data else []
         command += ["--limit", str(options.limit)] if options.limit is not None else []

@@ -48,7 +48,7 @@ class Beat:
 
 
 class Watchdog:
-    """Watches all ranks of a job from each rank, and ends this one when its launcher dies.
+    """Watches all ranks of a job from each rank.
 
     Args:
         timeout: Seconds without progress after which the job ends; 0 watches nothing.
@@ -87,11 +87,6 @@ class Watchdog:
         last = time.monotonic()
         period = min(5.0, self._timeout / 10)  # the store serves the whole job
         while not self._stop.wait(min(1.0, period)):
-            if os.getppid() != self._launcher:
-                # torchrun's workers have sessions of their own and outlive it. A job started again in the same folder
-                # must not find them still writing there.
-                print(f"rank {self._rank} ends: its launcher is gone", file=sys.stderr, flush=True)
-                os._exit(EXIT_CODE)
             now = time.monotonic()
             if now - last < period:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -43,6 +45,7 @@ from megatron_bielik.corpus.prepare_run import run
 from megatron_bielik.corpus.quality import HIGH, MEDIUM, QualityOptions, label_numbers, train_quality_model
 from megatron_bielik.corpus.records import ReadCount, dump, read_records
 from megatron_bielik.corpus.repair import repair
+from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.corpus.topics import train_topic_model
 from megatron_bielik.data.errors import DataError
 
@@ -243,6 +246,21 @@ def test_every_input_format(tmp_path: Path) -> None:
     assert [r.get("n") for r in found] == [1, 2, None, None]
     assert found[3]["url"] == "http://a.pl/1"
     assert found[3]["text"].split()[:3] == texts[3].split()[:3]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+def test_compressed_input(suffix: str, compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Several members or frames are one file; one that ends too early is refused by name."""
+    rows = [json.dumps(generate_document(8, number)).encode() + b"\n" for number in range(4)]
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(b"".join(map(compress, [rows[0] + rows[1][:50], rows[1][50:], b"", *rows[2:]])))
+    options = replace(config(tmp_path, tmp_path / "out", tasks=1), input=[InputSpec(str(path))])
+    run(make_plan(options))
+    assert [row["text"] for row in result(tmp_path / "out")] == [json.loads(row)["text"] for row in rows]
+    path.write_bytes(compress(b"".join(rows))[:-9])
+    options = replace(config(tmp_path, tmp_path / "cut", tasks=1), input=[InputSpec(str(path))])
+    with pytest.raises(DataError, match=f"a.jsonl.{suffix} is truncated"):
+        run(make_plan(options))
 
 
 @pytest.mark.parametrize(

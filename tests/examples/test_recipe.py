@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -14,43 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parents[2] / "examples" / "recipe"
+from tests.examples.recipe_runs import ENVIRONMENT, FOLDER, ran, run, start
+
 STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text())["stages"]
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1500)]
 
 
-def start(folder: Path, *stages: str) -> subprocess.Popen[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "QUICK": "1", "PATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [str(FOLDER / "run.sh"), str(folder), *stages],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
-
-
-def run(folder: Path, *stages: str, timeout: float = 1200) -> str:
-    process = start(folder, *stages)
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-5000:]
-    return output
-
-
-def ran(output: str) -> list[str]:
-    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("recipe") / "whole"
-    return folder, run(folder)
-
-
-def test_every_stage_runs_and_the_report_is_written(whole: tuple[Path, str]) -> None:
-    folder, output = whole
+def test_every_stage_runs_and_the_report_is_written(quick_recipe: tuple[Path, str]) -> None:
+    folder, output = quick_recipe
     assert {name.partition("@")[0] for name in ran(output)} == STAGES.keys()
     report = (folder / "report.html").read_text()
     for part in ("gains", "warnings", "losses", "tokenizer", "corpus", "scores", "benchmarks", "speed"):
@@ -58,12 +28,24 @@ def test_every_stage_runs_and_the_report_is_written(whole: tuple[Path, str]) -> 
     assert (folder / "model" / "model.safetensors").is_file()
 
 
-def test_nothing_is_redone_but_what_changed(whole: tuple[Path, str]) -> None:
-    folder, _ = whole
+def test_nothing_is_redone_but_what_changed(quick_recipe: tuple[Path, str]) -> None:
+    folder, _ = quick_recipe
     assert ran(run(folder)) == []
     with (folder / "fertility.json").open("a") as file:
         file.write("\n")
     assert ran(run(folder)) == ["tokenizer", "report"] or ran(run(folder)) == []  # the tokenizer comes out as it was
+
+
+def test_dvc_itself_works_in_the_folder(quick_recipe: tuple[Path, str]) -> None:
+    def dvc(*arguments: str) -> str:
+        line = ["dvc", *arguments]
+        return subprocess.run(
+            line, cwd=quick_recipe[0], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+
+    assert "up to date" in dvc("status")
+    assert "stage2" in dvc("dag")
+    assert ran(dvc("repro", "--force", "--single-item", "merge")) == ["merge"]
 
 
 @pytest.mark.parametrize(
@@ -75,10 +57,10 @@ def test_nothing_is_redone_but_what_changed(whole: tuple[Path, str]) -> None:
     ],
 )
 def test_a_kill_in_a_stage_changes_nothing(
-    whole: tuple[Path, str], stage: str, outputs: list[str], sign: str, made: str
+    quick_recipe: tuple[Path, str], stage: str, outputs: list[str], sign: str, made: str
 ) -> None:
     folder = Path(
-        shutil.copytree(whole[0], whole[0].with_name(f"killed-{stage}"))
+        shutil.copytree(quick_recipe[0], quick_recipe[0].with_name(f"killed-{stage}"))
     )  # beside it: commands hold relative paths
     wanted = (folder / made).read_bytes()
     for output in [*outputs, Path(made).parts[0]]:

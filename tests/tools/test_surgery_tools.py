@@ -292,7 +292,7 @@ def test_stopped_it_leaves_nothing(tool: str, number: signal.Signals, tmp_path: 
             assert time.monotonic() < until
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)  # a busy disk
     finally:
         process.kill()
         process.wait()

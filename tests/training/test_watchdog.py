@@ -144,15 +144,23 @@ def test_ranks_stuck_in_a_step_show_where(tmp_path: Path) -> None:
     assert f'{script}", line 13' in output, "and where the other waits"
 
 
+FOLLOWS = """
+import time
+from megatron_bielik.data.processes import follow_launcher
+follow_launcher()
+print("following", flush=True)
+time.sleep(100)
+"""
+
+
 @pytest.mark.distributed
 def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
     """A killed torchrun cannot end its workers, and they must not go on writing where the next job will."""
-    script = tmp_path / "stuck.py"
-    script.write_text(STUCK.replace("Watchdog(3.0", "print('watching', flush=True) or Watchdog(60.0"))
+    script = tmp_path / "follows.py"
+    script.write_text(FOLLOWS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     job = Job(torchrun, tmp_path / "output")
-    job.wait_until(lambda: job.output().count("watching") == 2)
-    time.sleep(1)
+    job.wait_until(lambda: job.output().count("following") == 2)
     workers = psutil.Process(job._process.pid).children(recursive=True)
     assert len(workers) >= 2
     job._process.kill()
