@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
@@ -28,6 +28,8 @@ from megatron_bielik.tokenizer.byte_level import train_byte_level, write_byte_le
 # What a share of the web documents is; the rest is clean text.
 SPOILED, COPIED, CHANGED, MOJIBAKE, PERSONAL = 0.15, 0.04, 0.03, 0.02, 0.08
 WORKED = r"[^\n]+ = -?\d+\.\nOdpowiedź: (\\boxed\{-?\d+\}|-?\d+)"
+SENTENCE = "Temat: {}."
+TOPIC = rf"({'|'.join(TOPICS.values())})|Temat: ({'|'.join(TOPICS.values())})\."
 SHARE_OF_PROBLEMS = 0.5
 Row = dict[str, Any]
 
@@ -99,13 +101,24 @@ def worked(seed: int, count: int, split: Any) -> Iterator[Row]:
         yield one if number % 2 else one | {"solution": re.sub(r"\\boxed\{(.*)\}", r"\1", one["solution"])}
 
 
+def topics_two_ways(rows: Iterable[Row]) -> Iterator[Row]:
+    """Every second topic is told in a sentence; DPO, which prefers the word alone, has something to find."""
+    for number, row in enumerate(rows):
+        if row["kind"] != "temat":
+            yield row
+            continue
+        question, answer = row["messages"]
+        told = answer if number % 2 else answer | {"content": SENTENCE.format(answer["content"])}
+        yield row | {"messages": [question, told], "form": TOPIC}
+
+
 def conversations(seed: int, count: int, split: str) -> list[Row]:
     """Problems with worked answers, topics in one word and lists; a third kind of list is never in the train split."""
     share = int(SHARE_OF_PROBLEMS * count)
     solved = [as_conversation(one) | {"kind": "zadanie", "form": WORKED} for one in worked(seed, share, split)]
     if split == "test":
-        return [*solved, *form_tasks.held_out_rows(seed, count - share)]
-    rows = [*solved, *islice(form_tasks.tuning_rows(seed), count - share)]
+        return [*solved, *topics_two_ways(form_tasks.held_out_rows(seed, count - share))]
+    rows = [*solved, *topics_two_ways(islice(form_tasks.tuning_rows(seed), count - share))]
     Random(f"conversations/{seed}").shuffle(rows)
     return rows
 
@@ -121,10 +134,10 @@ def list_pair(way: tuple[str, str, str], asked: str, rng: Random) -> Row:
 
 
 def topic_pair(seed: int, index: int, rng: Random) -> Row:
-    """The topic of a text, and another one."""
+    """The topic of a text in a word, and in a sentence."""
     one = form_tasks.topic_row(seed, index, rng)
     question, right = (message["content"] for message in one["messages"])
-    return _pair(question, right, rng.choice([topic for topic in TOPICS.values() if topic != right]))
+    return _pair(question, right, SENTENCE.format(right))
 
 
 def _pair(question: str, chosen: str, rejected: str) -> Row:

@@ -112,15 +112,17 @@ def in_a_test(text: str) -> str:
 
 @contextmanager
 def out_of_the_way(paths: list[Path], folder: Path) -> Iterator[None]:
-    """What a command writes is not there before; afterwards what was there is back, for the other commands."""
+    """What a command writes is not there before it; afterwards what was there is back, for the other commands."""
     before = {path: folder / str(number) for number, path in enumerate(paths) if path.exists()}
     for path, aside in before.items():
         path.rename(aside)
-    yield
-    for path, aside in before.items():
-        if path.is_dir():
-            shutil.rmtree(path)
-        aside.replace(path)
+    try:
+        yield
+    finally:
+        for path, aside in before.items():
+            if path.is_dir():
+                shutil.rmtree(path)
+            aside.replace(path)
 
 
 @pytest.mark.timeout(280)
