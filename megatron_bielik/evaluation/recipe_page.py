@@ -74,8 +74,8 @@ def _quality(report: Json) -> dict[str, Any]:
 
 
 def _scores(name: str, one: Json) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "pl": one["texts"]["pl"], "en": one["texts"]["en"]}
-    if "conversations" in one:
-        row |= {"form": form_following(one), "loss": answer_loss(one), "accuracy": one["pairs"]["accuracy"]}
-        row |= {"chosen": one["pairs"]["chosen"], "reward": one["reward"]}
-    return row
+    """A model's row; None stands for what it was not scored on."""
+    talks, pairs = one.get("conversations"), one.get("pairs", {})
+    figures = [form_following(one) if talks else None, answer_loss(one) if talks else None]
+    figures += [pairs.get("accuracy"), pairs.get("chosen"), one.get("reward")]
+    return {"name": name, "pl": one["texts"]["pl"], "en": one["texts"]["en"], "figures": figures}

@@ -125,7 +125,7 @@ def out_of_the_way(paths: list[Path], folder: Path) -> Iterator[None]:
             aside.replace(path)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(1500)  # the first waits for the recipe; a command has four minutes
 @pytest.mark.parametrize("command", HERE, ids=lambda one: f"{one.place}: {one.text}")
 def test_command(command: Command, world: Path, tmp_path: Path) -> None:
     shutil.rmtree(world / "runs" / "new", ignore_errors=True)

@@ -66,7 +66,9 @@ def folder(tmp_path: Path) -> Path:
     scores = {
         "base": {"texts": {"pl": 2.0, "en": 0.5}},
         "pretrained": score(0.0, 3.0, 0.5, -20, 0.0, pl=1.0, en=0.6),
-        "sft-1": score(0.6, 0.8, 0.7, -8, 0.2),
+        "sft-1": {
+            part: one for part, one in score(0.6, 0.8, 0.7, -8, 0.2).items() if part in ("texts", "conversations")
+        },
         "sft": score(0.8, 0.6, 0.7, -8, 0.2),
         "sft-merged": score(0.8, 0.7, 0.7, -8, 0.2),
         "dpo": score(0.8, 0.7, 0.9, -7.5, 0.2),
