@@ -103,17 +103,13 @@ def gains(run: RecipeRun) -> Iterator[Gain]:
 
 
 def _merge_gains(run: RecipeRun) -> Iterator[Gain]:
-    """Each merge against the mean of its parts: after SFT by loss, after GRPO by what GRPO raises."""
-    measures = {"sft-merged": (answer_loss, "loss of expected answers, nats per token", True),
-                "merged": (lambda scores: scores["reward"], "problems solved, share", False)}  # fmt: skip
+    """Each average against the mean of its parts, by loss: shares of a few hundred answers do not tell parts so close apart."""
     for name, parts in run.merges.items():
         scores = [run.scores.get(part) for part in parts]
         if all(scores) and run.scores.get(name):
-            measure, words, lower = measures[name]
-            mean = sum(measure(one) for one in scores) / len(scores)
-            yield Gain(
-                "merge", f"{words}: mean of {len(parts)} parts, {name}", mean, measure(run.scores[name]), lower, True
-            )
+            mean = sum(answer_loss(one) for one in scores) / len(scores)
+            measure = f"loss of expected answers, nats per token: mean of {len(parts)} parts, {name}"
+            yield Gain("merge", measure, mean, answer_loss(run.scores[name]), lower=True, equal=True)
 
 
 def signatures(run: RecipeRun) -> Iterator[Signature]:

@@ -70,11 +70,11 @@ def folder(tmp_path: Path) -> Path:
             part: one for part, one in score(0.6, 0.8, 0.7, -8, 0.2).items() if part in ("texts", "conversations")
         },
         "sft": score(0.8, 0.6, 0.7, -8, 0.2),
-        "sft-merged": score(0.8, 0.7, 0.7, -8, 0.2),
+        "sft-merged": score(0.8, 0.68, 0.7, -8, 0.2),
         "dpo": score(0.8, 0.7, 0.9, -7.5, 0.2),
         "grpo-1": score(0.8, 0.7, 0.9, -7.5, 0.4),
         "grpo": score(0.8, 0.7, 0.9, -7.5, 0.5),
-        "merged": score(0.8, 0.7, 0.9, -7.5, 0.44, pl=2.0, en=0.7),
+        "merged": score(0.8, 0.75, 0.9, -7.5, 0.44, pl=2.0, en=0.7),
     }
     for name, one in scores.items():
         write(tmp_path / "scores" / f"{name}.json", one)
@@ -91,6 +91,7 @@ def folder(tmp_path: Path) -> Path:
 def test_gains_by_hand(folder: Path) -> None:
     found = {(one.stage, one.measure.split(",")[0].split(":")[0]): one for one in gains(read_run(folder))}
     figures = {key: (one.before, one.after, one.helped) for key, one in found.items()}
+    merges = {one.measure.split()[-1]: one for one in gains(read_run(folder)) if one.stage == "merge"}
     assert figures["tokenizer", "first loss"] == (2.5, 2.0, True)
     assert figures["stage 1", "loss on Polish"] == (6.0, 4.5, True)
     assert figures["stage 2", "loss on Polish"] == (4.5, 4.6, False)
@@ -98,8 +99,9 @@ def test_gains_by_hand(folder: Path) -> None:
     assert figures["DPO-P", "pairs whose chosen answer is the likelier one"] == (0.7, 0.9, True)
     assert figures["DPO-P", "log-probability of chosen answers"] == (-8, -7.5, True)
     assert figures["GRPO", "problems solved"] == (0.2, 0.5, True)
-    assert figures["merge", "loss of expected answers"] == (pytest.approx(0.7), pytest.approx(0.7), True)
-    assert figures["merge", "problems solved"] == (pytest.approx(0.45), 0.44, False)
+    assert (merges["sft-merged"].before, merges["sft-merged"].after) == (pytest.approx(0.7), pytest.approx(0.68))
+    assert (merges["merged"].before, merges["merged"].after) == (pytest.approx(0.7), pytest.approx(0.75))
+    assert [merges[name].helped for name in ("sft-merged", "merged")] == [True, False]
 
 
 def test_signatures_by_hand(folder: Path) -> None:
