@@ -25,7 +25,7 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps deepfocus
 	@touch $(READY)
 
-recipe: $(READY)  ## the whole recipe, corpus to evaluated chat model and report.html, twenty-odd minutes on 2 cores
+recipe: $(READY)  ## the whole recipe, corpus to evaluated chat model and report.html, 17 minutes on 2 cores
 	examples/recipe/run.sh
 
 demo: $(READY)  ## text -> tokenizer -> shard -> tensor-parallel training -> Hugging Face -> generated text, minutes on 2 cores

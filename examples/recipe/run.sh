@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole recipe on a laptop, from raw text to an evaluated chat model and a report page. Stages: dvc.yaml.
-#   make recipe                              into recipe/, twenty-odd minutes on two cores
+#   make recipe                              into recipe/, 17 minutes on two cores
 #   examples/recipe/run.sh FOLDER            elsewhere
 #   examples/recipe/run.sh FOLDER sft        up to a stage
 #   QUICK=1 examples/recipe/run.sh FOLDER    minutes: does everything run? The figures mean nothing
