@@ -61,11 +61,11 @@ def follow_starter(starter: int) -> None:
 
 
 def follow_launcher() -> None:
-    """In a rank that torchrun started: end when torchrun is gone. To be called before the seconds that imports take.
+    """In a rank that torchrun, srun or accelerate started: end when that is gone. To be called before the seconds of imports.
 
-    Its workers have sessions of their own and outlive it, and a job started again in the same folder must not find them there.
+    Ranks can have sessions of their own and outlive it, and a job started again in the same folder must not find them there.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "MASTER_ADDR" in os.environ:  # with every launcher, also where examples/launch/slurm.sh does without torchrun
         last_words = f"rank {os.environ.get('RANK')} ends: its launcher is gone"
         threading.Thread(target=_follow_starter, args=(os.getppid(), last_words), daemon=True).start()
 

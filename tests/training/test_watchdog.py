@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -169,6 +171,26 @@ def test_ranks_end_with_their_launcher(tmp_path: Path) -> None:
         process.kill()
     assert not alive
     assert "rank 0 ends: its launcher is gone" in job.output()
+
+
+def test_a_rank_without_torchrun_ends_with_its_launcher_too(tmp_path: Path) -> None:
+    """As under srun: MASTER_ADDR says that this is a rank, nothing comes from torchrun."""
+    script = tmp_path / "follows.py"
+    script.write_text(FOLLOWS)
+    kept = {name: value for name, value in os.environ.items() if "TORCHELASTIC" not in name}
+    launcher = subprocess.Popen(
+        ["bash", "-c", f"'{sys.executable}' '{script}' & wait"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**kept, "MASTER_ADDR": "localhost", "RANK": "0"},
+    )  # fmt: skip
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "following\n"
+    (rank,) = psutil.Process(launcher.pid).children()
+    launcher.kill()
+    _, alive = psutil.wait_procs([rank], timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive
+    assert "rank 0 ends: its launcher is gone" in launcher.communicate(timeout=10)[0]
 
 
 class Ranks:
