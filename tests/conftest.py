@@ -52,6 +52,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="the full matrix of sizes: pytest --full tests/kernels"))
 
 
+def script_environment(**more: str) -> dict[str, str]:
+    """What a shell script of the examples needs to find this environment's programs, and what else is given."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
+
+
 def run(
     arguments: list[str],
     processes: int = 1,

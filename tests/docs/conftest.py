@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ import zstandard
 
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.evaluation.polish_tasks import FIXTURES
+from tests.conftest import script_environment
 
 ROOT = Path(__file__).parents[2]
 LINKED = [
@@ -65,19 +64,9 @@ FILES = {
 COMPRESSED = ["pl/1.jsonl.zst", "web/1.jsonl.zst", "web-1.jsonl.zst", "raw/web/1.jsonl.zst", "kept.jsonl.zst"]
 
 
-def shell(
-    command: str, folder: Path, timeout: float = 240, more: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def shell(command: str, folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """A line of bash in a folder, with this environment's programs and without a network."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONPATH": "",
-        **(more or {}),
-    }
+    environment = script_environment(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", DVC_NO_ANALYTICS="1", PYTHONPATH="")
     return subprocess.run(
         ["timeout", "--kill-after=5", str(timeout), "bash", "-ceuo", "pipefail", command],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout + 20, check=False,

@@ -6,16 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.conftest import script_environment
+
 FOLDER = Path(__file__).parents[2] / "examples" / "recipe"
-ENVIRONMENT = {
-    **os.environ,
-    "QUICK": "1",
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "OMP_NUM_THREADS": "1",
-}
+ENVIRONMENT = script_environment(QUICK="1", OMP_NUM_THREADS="1")
 
 
 def start(folder: Path, *stages: str) -> subprocess.Popen[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -21,6 +19,7 @@ from megatron_bielik.corpus.labelled import ANY_LANGUAGE, labelled_document
 from megatron_bielik.corpus.language import load_language
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.corpus.template_grammar import Document, load_grammar
+from tests.conftest import script_environment
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ROOT / "megatron_bielik" / "corpus" / "languages"
@@ -167,8 +166,7 @@ def test_wording_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_the_example_runs_and_goes_on(tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "QUICK": "1", "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = script_environment(QUICK="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
     output = tmp_path / "out"
     command = [str(ROOT / "examples" / "czech" / "run.sh"), str(output)]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.conftest import script_environment
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_quick(name: str, output: Path) -> str:
     script = ROOT / "examples" / "experiments" / name / "run.sh"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "QUICK": "1", "PATH": path, "XDG_CACHE_HOME": str(output / "cache")}
+    environment = script_environment(QUICK="1", XDG_CACHE_HOME=str(output / "cache"))
     done = subprocess.run(
         [str(script), str(output)], capture_output=True, text=True, timeout=240, env=environment, check=False
     )

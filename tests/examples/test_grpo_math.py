@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.conftest import script_environment
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "experiments" / "grpo_math" / "run.sh"
 
 
 def run_quick(output: Path) -> str:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "QUICK": "1", "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = script_environment(QUICK="1", OMP_NUM_THREADS="1")
     done = subprocess.run(
         [str(SCRIPT), str(output)], capture_output=True, text=True, timeout=280, env=environment, check=False
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.conftest import script_environment
 
 FOLDER = Path(__file__).parents[2] / "examples" / "experiments" / "sft_alr"
 
@@ -26,8 +26,7 @@ def load(name: str) -> ModuleType:
 
 
 def test_every_step_runs_and_rates_agree(tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "QUICK": "1", "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = script_environment(QUICK="1", XDG_CACHE_HOME=str(tmp_path / "cache"))
     command = [str(FOLDER / "run.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
