@@ -143,10 +143,10 @@ def step_of_name(name: str) -> int | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or the newest complete one of a run or of a checkpoints folder.
+    """The checkpoint that a path means: itself, or the one of a run or checkpoints folder that latest_checkpoint takes.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or as latest_checkpoint.
     """
     if (path / DESCRIPTION).is_file():
         return path
@@ -155,21 +155,63 @@ def find_checkpoint(path: Path) -> Path:
         if newest is not None:
             return newest
     raise CheckpointError(
-        f"{path} holds no checkpoint: neither {DESCRIPTION} nor {CHECKPOINTS}/{LATEST} was found there"
+        f"{path} holds no checkpoint: neither {DESCRIPTION} nor a step's folder under {CHECKPOINTS} was found there"
     )
 
 
 def latest_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint of a checkpoints folder, or none. Raises CheckpointError where the pointer is stale."""
+    """The checkpoint that the pointer of a checkpoints folder names; without a pointer the newest complete one, or none.
+
+    Raises:
+        CheckpointError: The pointer is stale; or there is no pointer, and none of the checkpoints is complete.
+    """
     pointer = root / LATEST
     if not pointer.is_file():
-        return None
+        return _newest_complete(root)
     name = pointer.read_text().strip()
     if step_of_name(name) is None or not (root / name / DESCRIPTION).is_file():
         raise CheckpointError(
             f"{pointer} names {name!r}, which is no complete checkpoint; write another folder's name there"
         )
     return root / name
+
+
+def _newest_complete(root: Path) -> Path | None:
+    steps = [step for path in root.glob("step_*") if (step := step_of_name(path.name)) is not None]
+    faults = []
+    for step in sorted(steps, reverse=True):
+        fault = _incomplete(root / name_of_step(step), step)
+        if fault is None:
+            return root / name_of_step(step)
+        faults.append(fault)
+    if faults:
+        raise CheckpointError(
+            f"{root} has neither {LATEST} nor a complete checkpoint ({faults[0]}); restore its files, or move {root} away "
+            "to begin anew"
+        )
+    return None
+
+
+def _incomplete(checkpoint: Path, step: int) -> str | None:
+    """Why a folder is no complete checkpoint of a step, by its list of files; their contents are compared when it is loaded."""
+    try:
+        found = read_description(checkpoint)[1]
+        listed = read_checksums(checkpoint)
+    except CheckpointError as error:
+        return str(error)
+    if found != step:
+        return f"{checkpoint / DESCRIPTION} says step {found}"
+    lacking = [name for name in [*listed, ".metadata", "common.pt"] if not (checkpoint / name).is_file()]
+    return f"{checkpoint} lacks {lacking[0]}" if lacking else None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint that is no part of its run any more, to abandoned-NAME or abandoned-NAME.2 and so on."""
+    aside, number = path.with_name(f"abandoned-{path.name}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"abandoned-{path.name}.{number}")
+    return path.rename(aside)
 
 
 def point_latest(root: Path, name: str) -> None:
@@ -231,14 +273,10 @@ def write_checksums(checkpoint: Path, sums: dict[str, str]) -> None:
     write_text(checkpoint / CHECKSUMS, json.dumps(dict(sorted(sums.items())), indent=1) + "\n")
 
 
-def damaged_files(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
-    """Files whose content is not what was written, or that are missing; every parts-th file from `part` is looked at.
-
-    Raises:
-        CheckpointError: checksums.json is missing or damaged.
-    """
+def read_checksums(checkpoint: Path) -> dict[str, str]:
+    """Checksum of each file that was written. Raises CheckpointError where checksums.json is missing or damaged."""
     try:
-        expected: dict[str, str] = dict(json.loads((checkpoint / CHECKSUMS).read_text()))
+        return dict(json.loads((checkpoint / CHECKSUMS).read_text()))
     except FileNotFoundError:
         raise CheckpointError(
             f"{checkpoint} has no {CHECKSUMS}; to load it all the same set checkpoint.verify=false "
@@ -246,6 +284,15 @@ def damaged_files(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
         ) from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint / CHECKSUMS} is damaged: {error}") from None
+
+
+def damaged_files(checkpoint: Path, part: int = 0, parts: int = 1) -> list[str]:
+    """Files whose content is not what was written, or that are missing; every parts-th file from `part` is looked at.
+
+    Raises:
+        CheckpointError: checksums.json is missing or damaged.
+    """
+    expected = read_checksums(checkpoint)
     names = sorted(expected)[part::parts]
     return [
         name for name in names if not (checkpoint / name).is_file() or checksum(checkpoint / name) != expected[name]

@@ -347,18 +347,72 @@ def test_missing_checksums(copy: Path) -> None:
         files.damaged_files(copy)
 
 
+def steps_of_a_run(copy: Path, run: Path, *steps: int) -> Path:
+    """The checkpoints folder of a run with complete checkpoints and no pointer."""
+    root = run / files.CHECKPOINTS
+    root.mkdir(parents=True)
+    for step in steps:
+        shutil.copytree(copy, root / files.name_of_step(step))
+        files.write_description(root / files.name_of_step(step), files.read_description(copy)[0], step)
+    return root
+
+
 def test_finding_a_checkpoint(copy: Path, tmp_path: Path) -> None:
     """A checkpoint, a checkpoints folder or a run; the pointer decides."""
-    root = tmp_path / "run" / files.CHECKPOINTS
-    root.mkdir(parents=True)
-    for step in (1, 20):
-        shutil.copytree(copy, root / files.name_of_step(step))
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint: neither model\.json nor checkpoints/latest"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint: neither model\.json nor a step's folder"):
         files.find_checkpoint(tmp_path / "run")
+    root = steps_of_a_run(copy, tmp_path / "run", 1, 20)
     files.point_latest(root, files.name_of_step(1))
     for path in (tmp_path / "run", root, root / files.name_of_step(1)):
         assert files.find_checkpoint(path) == root / files.name_of_step(1)
     assert files.find_checkpoint(root / files.name_of_step(20)) == root / files.name_of_step(20)
+
+
+def test_e1_without_a_pointer_the_newest_complete_checkpoint_is_found(copy: Path, tmp_path: Path) -> None:
+    root = steps_of_a_run(copy, tmp_path / "run", 1, 9, 10, 100)
+    (root / ".writing-step_00000200").mkdir()
+    (root / "step_x").mkdir()
+    shutil.copytree(root / files.name_of_step(100), root / "abandoned-step_00000300")
+    assert files.find_checkpoint(tmp_path / "run") == root / files.name_of_step(100)
+    assert not (root / files.LATEST).exists(), "readers leave a run as it is"
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("model.json", "has no model.json"),
+        ("checksums.json", "has no checksums.json"),
+        ("common.pt", "lacks common.pt"),
+        (".metadata", "lacks .metadata"),
+        ("__0_0.distcp", "lacks __0_0.distcp"),
+    ],
+)
+def test_e1_an_incomplete_checkpoint_is_none(lost: str, reason: str, copy: Path, tmp_path: Path) -> None:
+    """The next newest is taken; where none is complete, a run must not start from scratch over what is left."""
+    root = steps_of_a_run(copy, tmp_path / "run", 3, 7)
+    (root / files.name_of_step(7) / lost).unlink()
+    assert files.latest_checkpoint(root) == root / files.name_of_step(3)
+    (root / files.name_of_step(3) / lost).unlink()
+    with pytest.raises(CheckpointError) as found:
+        files.latest_checkpoint(root)
+    assert one_line(found).startswith(f"{root} has neither latest nor a complete checkpoint (")
+    assert f"{files.name_of_step(7)} {reason}" in str(found.value)
+
+
+def test_e1_a_checkpoint_of_another_step_is_none(copy: Path, tmp_path: Path) -> None:
+    root = steps_of_a_run(copy, tmp_path / "run", 3)
+    shutil.copytree(root / files.name_of_step(3), root / files.name_of_step(50))
+    assert files.latest_checkpoint(root) == root / files.name_of_step(3)
+
+
+def test_e1_what_is_set_aside_takes_no_ones_place(tmp_path: Path) -> None:
+    kept = []
+    for content in "abc":
+        (tmp_path / "step_1").mkdir()
+        (tmp_path / "step_1" / "file").write_text(content)
+        kept.append(files.set_aside(tmp_path / "step_1"))
+    assert [path.name for path in kept] == ["abandoned-step_1", "abandoned-step_1.2", "abandoned-step_1.3"]
+    assert [(path / "file").read_text() for path in kept] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("name", ["step_00000099", "../elsewhere", "", "step_00000001/../x"])

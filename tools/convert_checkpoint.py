@@ -35,7 +35,8 @@ def main() -> None:
     with one_line_errors(ConversionError, CheckpointError), progress_bar() as progress:
         done = convert(options.input, options.output, options.dtype, progress=progress)
     seconds = time.perf_counter() - started
-    print(f"{done.parameters:,} parameters, {str(done.dtype).removeprefix('torch.')}, {seconds:.1f} s -> {done.output}")
+    kind = str(done.dtype).removeprefix("torch.")
+    print(f"{done.parameters:,} parameters, {kind}, {seconds:.1f} s, {done.source} -> {done.output}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ _SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """What was read and written. source: the checkpoint itself, where a run was given."""
 
+    source: Path
     output: Path
     shape: ModelShape
     parameters: int
@@ -67,7 +68,7 @@ def import_hf(
         copy_companions(source, folder / files.TOKENIZER)
         files.write_checksums(folder, files.checksums(folder, files.payload_files(folder)))
         files.write_description(folder, shape, step=0)
-    return Converted(output, shape, shape.num_parameters(), kind)
+    return Converted(source, output, shape, shape.num_parameters(), kind)
 
 
 def export_hf(
@@ -113,7 +114,7 @@ def export_hf(
         copy_companions(checkpoint / files.TOKENIZER, folder)
         write_safetensors(folder, _their_shapes(table), kind, tensors(), shard_bytes)
         write_config(folder, shape, str(kind).removeprefix("torch."))
-    return Converted(output, shape, shape.num_parameters(), kind)
+    return Converted(checkpoint, output, shape, shape.num_parameters(), kind)
 
 
 def _their_shapes(table: list[Mapping]) -> dict[str, tuple[int, ...]]:

@@ -45,10 +45,14 @@ class CheckpointStore:
         root: Folder that holds step_* and latest.
         keep_last, keep_every: See CheckpointConfig.
         asynchronous: Write in a background process while training goes on.
+
+    Attributes:
+        notices: What a start found or did in the folder that the user should know, on rank 0.
     """
 
     def __init__(self, root: Path, keep_last: int, keep_every: int, asynchronous: bool) -> None:
         self._root, self._keep_last, self._keep_every = root, keep_last, keep_every
+        self.notices: list[str] = []
         self._asynchronous = asynchronous
         self._queue = AsyncCallsQueue(persistent=False)
         start_results_queue()
@@ -135,20 +139,31 @@ class CheckpointStore:
         self._queue.close()
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint as rank 0 sees it: on a shared file system another rank may see an older one."""
-        found = [files.latest_checkpoint(self._root) if dist.get_rank() == 0 else None]
+        """The checkpoint to go on from, as rank 0 sees it: on a shared file system another rank may see an older one.
+
+        A lost pointer is written again.
+        """
+        found: list[Path | None] = [None]
+        if dist.get_rank() == 0:
+            newest = found[0] = files.latest_checkpoint(self._root)
+            if newest is not None and not (self._root / files.LATEST).is_file():
+                files.point_latest(self._root, newest.name)
+                self.notices.append(
+                    f"{self._root / files.LATEST} was missing: {newest.name}, the newest complete checkpoint, is taken and "
+                    "the pointer written again"
+                )
         dist.broadcast_object_list(found, src=0)
         return found[0]
 
     def set_aside_after(self, step: int) -> None:
         """Rename checkpoints of later steps, left by a run that was taken back to this one: they are no part of it now."""
         if dist.get_rank() == 0 and self._root.is_dir():
-            for path in list(self._root.iterdir()):
+            for path in sorted(self._root.iterdir()):
                 later = files.step_of_name(path.name)
                 if later is not None and later > step:
-                    aside = path.with_name(f"abandoned-{path.name}")
-                    shutil.rmtree(aside, ignore_errors=True)
-                    path.rename(aside)
+                    self.notices.append(
+                        f"{path.name} is later than step {step}: renamed to {files.set_aside(path).name}"
+                    )
         dist.barrier()
 
     def _complete(
@@ -166,8 +181,8 @@ class CheckpointStore:
             files.write_checksums(unfinished, {name: value for part in sums for name, value in part.items()})
             files.write_description(unfinished, shape, step)
             final = self._root / name
-            if final.exists():  # the same step saved again after a resume
-                shutil.rmtree(final)
+            if final.exists():  # the same step saved again
+                files.set_aside(final)
             unfinished.rename(final)
             files.point_latest(self._root, name)
             self._remove_old(name)

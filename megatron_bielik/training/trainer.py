@@ -109,6 +109,8 @@ class Trainer:
     def run(self) -> None:
         """Train until the last step, a stop request or a failure."""
         self.event("start", self._describe())
+        for notice in self.store.notices:
+            self.event("resume", notice)
         for callback in self.callbacks:
             callback.on_start(self)
         try:

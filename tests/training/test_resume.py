@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_bielik.checkpoint_files import CHECKPOINTS, find_checkpoint, step_of_name
+from megatron_bielik.checkpoint_files import CHECKPOINTS, LATEST, find_checkpoint, name_of_step, step_of_name
 from megatron_bielik.surgery.native_files import NativeReader
 from tests.conftest import ROOT, records
 
@@ -164,3 +165,35 @@ def test_sigterm_saves_and_leaves_cleanly(
     job = Job(command(shard, folder, processes, *extra), tmp_path / "output2")
     assert job.wait() == 0, job.output()
     assert_identical(folder, reference)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a checkpoint."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_e1_a_lost_pointer_loses_nothing(
+    uninterrupted: tuple[Path, int, list[str]], shard: Path, tmp_path: Path
+) -> None:
+    """Stopped at step 8, its pointer deleted: it goes on from 8, says so, and keeps log and checkpoints."""
+    reference, processes, extra = uninterrupted
+    folder = tmp_path / "run"
+    checkpoints = folder / CHECKPOINTS
+    shutil.copytree(reference, folder)
+    kept = {step: contents(checkpoints / name_of_step(step)) for step in (8, 10, 12)}
+    shutil.rmtree(checkpoints / name_of_step(10))
+    (checkpoints / name_of_step(12) / "model.json").unlink()  # copied in part
+    (checkpoints / LATEST).unlink()
+    job = Job(command(shard, folder, processes, *extra), tmp_path / "output")
+    assert job.wait() == 0, job.output()
+    assert_identical(folder, reference)
+    assert [r["step"] for r in records(folder)] == list(range(1, STEPS + 1))
+    said = [r["message"] for r in records(folder, "event") if r["kind"] == "resume"]
+    assert len(said) == 2
+    assert "latest was missing: step_00000008, the newest complete checkpoint, is taken" in said[0]
+    assert said[1] == "step_00000012 is later than step 8: renamed to abandoned-step_00000012"
+    assert said[0] in job.output()
+    assert contents(checkpoints / name_of_step(8)) == kept[8]
+    del kept[12]["model.json"]
+    assert contents(checkpoints / "abandoned-step_00000012") == kept[12]
+    assert (checkpoints / LATEST).read_text() == f"{name_of_step(STEPS)}\n"
