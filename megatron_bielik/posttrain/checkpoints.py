@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from megatron_bielik.checkpoint_files import set_aside
+
 FINAL = "final"
-_STATE = "run_state.json"
+_STATE, _UNFINISHED = "run_state.json", ".unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -26,11 +28,28 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Take away what a killed process left half-written."""
+def begin(checkpoint: Path) -> None:
+    """Mark a checkpoint as being written, before any other of its files; complete() takes the mark away."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / _UNFINISHED).touch()
+
+
+def remove_unfinished(folder: Path) -> list[str]:
+    """Take away what a killed process left half-written. What bears no mark of that is renamed, not removed.
+
+    Returns:
+        What was renamed, in sentences.
+    """
+    renamed = []
     for path in _all(folder):
-        if not (path / _STATE).is_file():
+        if (path / _STATE).is_file():
+            continue
+        if (path / _UNFINISHED).is_file():
             shutil.rmtree(path)
+        else:
+            aside = set_aside(path)
+            renamed.append(f"{path.name} has no {_STATE}, so no run goes on from it: renamed to {aside.name}")
+    return renamed
 
 
 def complete(checkpoint: Path, state: dict[str, Any], keep_last: int) -> None:
@@ -44,6 +63,7 @@ def complete(checkpoint: Path, state: dict[str, Any], keep_last: int) -> None:
     temporary = checkpoint / f".{_STATE}.tmp"
     temporary.write_text(json.dumps(state), encoding="utf-8")
     temporary.replace(checkpoint / _STATE)
+    (checkpoint / _UNFINISHED).unlink(missing_ok=True)
     for old in all_complete(checkpoint.parent)[:-keep_last] if keep_last else []:
         (old / _STATE).unlink()  # first: a folder that is being deleted is no checkpoint
         shutil.rmtree(old)

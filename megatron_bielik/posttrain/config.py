@@ -75,14 +75,16 @@ class CheckpointConfig:
 
     Args:
         dir: Folder of the run: checkpoints, logs, prepared data, and the result in its folder final. A run started again
-            with the same folder resumes.
+            with the same folder resumes; a run of another method, model, data or seed is refused there.
         save_interval: Steps between checkpoints; 0 saves at the end of the process only.
         keep_last: Newest checkpoints kept; 0 keeps all.
+        allow_changed: What may differ from the run so far in the same folder: model, data, seed.
     """
 
     dir: str = "runs/posttrain"
     save_interval: int = 0
     keep_last: int = 2
+    allow_changed: list[Literal["model", "data", "seed"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
     from megatron_bielik.posttrain.dpo_data import PairCollator
     from megatron_bielik.posttrain.dpo_trainer import BielikDPOTrainer
     from megatron_bielik.posttrain.order import steps_of
-    from megatron_bielik.posttrain.run import load_encoder, load_model, make_arguments, run
+    from megatron_bielik.posttrain.run import claim_folder, load_encoder, load_model, make_arguments, run
     from megatron_bielik.posttrain.trainer import quiet_libraries
 
     with quiet_libraries():
@@ -41,6 +41,7 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
         arguments = make_arguments(
             config, accumulation, Arguments, max_length=None, precompute_ref_log_probs=True, disable_dropout=True
         )
+        notices = claim_folder(config, dry_run)
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
             found = {"train": _prepared(config, encoder, "train", speak)}
@@ -63,7 +64,7 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
             processing_class=encoder.tokenizer,
             data_collator=PairCollator(encoder.tokenizer.pad_token_id),
         )
-        return run(trainer, encoder)
+        return run(trainer, encoder, notices)
 
 
 def _prepared(config: DPOConfig, encoder: ChatEncoder, name: str, speak: bool) -> Prepared:

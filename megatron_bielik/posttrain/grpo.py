@@ -33,12 +33,13 @@ def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
     from megatron_bielik.posttrain.grpo_trainer import BielikGRPOTrainer
     from megatron_bielik.posttrain.order import steps_of
     from megatron_bielik.posttrain.rewards.worker import RewardWorker
-    from megatron_bielik.posttrain.run import load_encoder, load_model, make_arguments, run
+    from megatron_bielik.posttrain.run import claim_folder, load_encoder, load_model, make_arguments, run
     from megatron_bielik.posttrain.trainer import quiet_libraries
 
     with quiet_libraries():
         encoder = load_encoder(config)
         arguments = make_arguments(config, accumulation, Arguments, **_arguments(config, accumulation))
+        notices = claim_folder(config, dry_run)
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
             names = ["train", "valid"] if config.data.valid else ["train"]
@@ -59,7 +60,7 @@ def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
                 eval_dataset=sets.get("valid"),
                 processing_class=encoder.tokenizer,
             )
-            return run(trainer, encoder)
+            return run(trainer, encoder, notices)
 
 
 def _arguments(config: GRPOConfig, accumulation: int) -> dict[str, Any]:

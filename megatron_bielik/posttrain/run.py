@@ -6,21 +6,24 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainingArguments, set_seed
 
 from megatron_bielik.checkpoint_files import copy_companions
-from megatron_bielik.data.errors import write_error
+from megatron_bielik.data.errors import DataError, write_error
 from megatron_bielik.posttrain import checkpoints
 from megatron_bielik.posttrain.chat import ChatEncoder, choose_template, load_tokenizer, without_marks
 from megatron_bielik.posttrain.checks import AnyConfig
 from megatron_bielik.posttrain.errors import RunError
+from megatron_bielik.posttrain.identity import CONFIG, claim
 from megatron_bielik.posttrain.trainer import RunTrainer
+from megatron_bielik.rope_config import write_both_forms
 from megatron_bielik.settings import as_yaml
 from megatron_bielik.training.run_log import open_log
 
@@ -141,8 +144,32 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run(trainer: RunTrainer, encoder: ChatEncoder) -> int:
+def claim_folder(config: AnyConfig, dry_run: bool = False) -> list[str]:
+    """See on the first process that checkpoint.dir is this run's, or free; all processes raise what it finds.
+
+    Returns:
+        What the log should say of it. A dry run looks only.
+
+    Raises:
+        RunError: As identity.claim, whose other errors become this one.
+    """
+    notices, problem = list[str](), ""
+    if PartialState().is_main_process:
+        try:
+            notices = claim(config, write=not dry_run)
+        except (RunError, DataError) as error:
+            problem = str(error)
+    notices, problem = broadcast_object_list([notices, problem])
+    if problem:
+        raise RunError(problem)
+    return notices
+
+
+def run(trainer: RunTrainer, encoder: ChatEncoder, notices: list[str]) -> int:
     """Train from the newest checkpoint on, or from the start, and write the result when the last step is done.
+
+    Args:
+        notices: What claim_folder found, for the log.
 
     Returns:
         Exit code: 0 done or cleanly stopped, 1 stopped by a failure.
@@ -150,9 +177,9 @@ def run(trainer: RunTrainer, encoder: ChatEncoder) -> int:
     config, folder = trainer.config, Path(trainer.config.checkpoint.dir)
     newest = checkpoints.newest(folder)
     if trainer.is_world_process_zero():
-        checkpoints.remove_unfinished(folder)
+        notices = notices + checkpoints.remove_unfinished(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
+        (folder / CONFIG).write_text(as_yaml(config), encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
     resumed, total = 0, trainer.args.max_steps
     if newest is not None:
@@ -160,12 +187,17 @@ def run(trainer: RunTrainer, encoder: ChatEncoder) -> int:
         trainer.restore(newest)
     if resumed >= total and (folder / checkpoints.FINAL).is_dir():
         if trainer.is_world_process_zero():
+            for notice in notices:
+                print(notice)
             print(f"finished already: {folder / checkpoints.FINAL}; for a new run take another checkpoint.dir")
         return 0
+    trainer.write_companions = partial(write_companions, Path(config.model.path), encoder)
     trainer.log_sinks = open_log(config, folder, int(os.environ.get("RANK", "0")), resumed, total)
     with trainer.log_sinks:
         if resumed:
             trainer.event("start", f"resumed from step {resumed} of {total}")
+        for notice in notices:
+            trainer.event("resume", notice)
         if resumed < total:
             wanted = config.training.eval_at_start and trainer.eval_dataset is not None
             trainer.args.eval_on_start = wanted and resumed == 0
@@ -190,8 +222,7 @@ def write_result(trainer: RunTrainer, encoder: ChatEncoder, folder: Path) -> Non
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             _write_model(trainer, source, temporary, state)
-            copy_companions(source, temporary)
-            _write_chat(encoder, temporary)
+            write_companions(source, encoder, temporary)
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
         except OSError as error:
@@ -213,6 +244,15 @@ def _write_model(trainer: RunTrainer, source: Path, folder: Path, state: dict[st
         model.config.dtype = before
 
 
+def write_companions(source: Path, encoder: ChatEncoder, folder: Path) -> None:
+    """What belongs to the weights, in a checkpoint as in the result: the source's tokenizer in all its files, template and
+    end-of-turn token as they are trained with, and a config.json that transformers 4.x reads too."""
+    copy_companions(source, folder)
+    _write_chat(encoder, folder)
+    if (folder / "config.json").is_file():  # a sharded checkpoint has none
+        write_both_forms(folder)
+
+
 def _write_chat(encoder: ChatEncoder, folder: Path) -> None:
     """Template and end-of-turn token in the files that are read by other programs."""
     end = encoder.tokenizer.convert_ids_to_tokens(encoder.end_of_turn)
@@ -227,4 +267,8 @@ def _write_chat(encoder: ChatEncoder, folder: Path) -> None:
         path = folder / name
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         content.pop("chat_template", None)
+        if content.get("tokenizer_class") == "PreTrainedTokenizerFast" and (folder / "tokenizer.model").is_file():
+            # For llama.cpp: a chat's texts stand behind control tokens, after which tokenizer.json puts no space either.
+            # transformers goes by tokenizer.json alone, where the class is this one.
+            content |= {"add_prefix_space": False, "add_bos_token": False}
         path.write_text(json.dumps(content | change, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -29,7 +29,7 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
     from trl import SFTConfig as Arguments
 
     from megatron_bielik.posttrain.order import steps_of
-    from megatron_bielik.posttrain.run import load_encoder, load_model, make_arguments, run
+    from megatron_bielik.posttrain.run import claim_folder, load_encoder, load_model, make_arguments, run
     from megatron_bielik.posttrain.sft_data import Collator
     from megatron_bielik.posttrain.sft_trainer import BielikSFTTrainer
     from megatron_bielik.posttrain.trainer import quiet_libraries
@@ -43,6 +43,7 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
+        notices = claim_folder(config, dry_run)
         with arguments.main_process_first(local=False):
             train_set = _rows(config, encoder, "train", arguments.process_index == 0)
             valid_set = _rows(config, encoder, "valid", arguments.process_index == 0) if config.data.valid else None
@@ -61,7 +62,7 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
             processing_class=encoder.tokenizer,
             data_collator=Collator(encoder.tokenizer.pad_token_id, config.model.attention == "flash_attention_2"),
         )
-        return run(trainer, encoder)
+        return run(trainer, encoder, notices)
 
 
 def _rows(config: SFTConfig, encoder: ChatEncoder, name: str, speak: bool) -> Packed:

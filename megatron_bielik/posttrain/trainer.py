@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ class RunTrainer(Trainer):
         step_tokens: Tokens of the step in progress, over all ranks.
         why_stopped: None, or why the run ends before its last step.
         failed: Whether it ends because something is wrong.
+        write_companions: Writes what belongs to the weights into a checkpoint; set before train().
     """
 
     def __init__(self, config: AnyConfig, **arguments: Any) -> None:
@@ -46,6 +47,7 @@ class RunTrainer(Trainer):
         self.skipped, self.skipped_in_a_row = 0, 0
         self.why_stopped: str | None = None
         self.failed = False
+        self.write_companions: Callable[[Path], None] = lambda folder: None
         # What asks a model's forward for the labels' log-probabilities without all logits: TRL's output layer, or ours.
         self.without_logits = {"use_cache": False, "fused_lm_head": True}
         super().__init__(**arguments)
@@ -90,12 +92,15 @@ class RunTrainer(Trainer):
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            checkpoints.begin(folder)
         # Not TRL's, which writes a model card into each.
         Trainer._save_checkpoint(self, model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             state = {"tokens": self.tokens, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+            self.write_companions(folder)
             checkpoints.complete(folder, state, self.config.checkpoint.keep_last)
         self.accelerator.wait_for_everyone()
 
