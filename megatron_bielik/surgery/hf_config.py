@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_bielik.presets import Architecture, ModelShape
+from megatron_bielik.rope_config import read_rope, write_both_forms
 from megatron_bielik.surgery.architecture import ARCHITECTURES
 from megatron_bielik.surgery.safetensors_files import ConversionError
 
@@ -22,20 +23,18 @@ def read_shape(folder: Path) -> ModelShape:
         raise ConversionError(f"{path} is damaged: {error}") from None
     if not isinstance(config, dict):
         raise ConversionError(f"{path} is damaged: it holds no JSON object")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     architecture = _architecture(path, config)
+    try:
+        rope = read_rope(config)
+    except ValueError as error:
+        raise ConversionError(f"{path}: {error}") from None
     required = {
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
-        "rope_parameters.rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+        "rope_parameters.rope_type": (rope["rope_type"], "default"),
         "rope_parameters.partial_rotary_factor": (rope.get("partial_rotary_factor", 1.0), 1.0),
         "use_sliding_window": (config.get("use_sliding_window", False), False),
         "layer_types": ([kind for kind in config.get("layer_types") or [] if kind != "full_attention"][:1], []),
     }
-    nested = [name for name, value in rope.items() if isinstance(value, dict)]
-    if nested:
-        raise ConversionError(
-            f"{path}: rope_parameters differ by layer type ({nested[0]}), only one set can be converted"
-        )
     for name, (found, needed) in required.items():
         if found != needed:
             raise ConversionError(f"{path}: {name} is {found!r}, only {needed!r} can be converted")
@@ -52,7 +51,7 @@ def read_shape(folder: Path) -> ModelShape:
             max_position_embeddings=config["max_position_embeddings"],
             tie_embeddings=config.get("tie_word_embeddings", False),
             head_dim=config.get("head_dim") or hidden // heads,
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+            rope_theta=float(rope["rope_theta"]),
             norm_epsilon=config["rms_norm_eps"],
         )
     except KeyError as error:
@@ -84,7 +83,7 @@ def _architecture(path: Path, config: dict[str, Any]) -> Architecture:
 
 
 def write_config(folder: Path, shape: ModelShape, dtype: str) -> None:
-    """Write config.json as transformers writes it for this shape.
+    """Write config.json as transformers writes it for this shape, rope in both forms (see rope_config.py).
 
     Args:
         dtype: Such as "bfloat16".
@@ -115,6 +114,7 @@ def write_config(folder: Path, shape: ModelShape, dtype: str) -> None:
     else:
         config = Qwen2Config(use_sliding_window=False, **common)
     config.save_pretrained(folder)
+    write_both_forms(folder)
 
 
 def _special_tokens(folder: Path) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,11 +20,13 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from megatron_bielik.rope_config import with_both_forms
 from megatron_bielik.surgery.merge_sources import Source, check_alike, open_source
 from megatron_bielik.surgery.model_card import write_model_card
 from megatron_bielik.surgery.model_folder import (
     CONFIG,
     HEAD,
+    SENTENCEPIECE,
     check_output,
     copy_companions,
     free_bytes,
@@ -183,6 +186,7 @@ def merge(
         WeightedSums(threads or min(8, os.cpu_count() or 1)) as pool,
     ):
         copy_companions(first.folder, folder)
+        _copy_sentencepiece(plan.sources, folder)
         wanted = []
         for name in plan.shapes:
             terms = [Term(source.reader, source.stored_name(name), 1.0) for source in plan.sources]
@@ -196,8 +200,15 @@ def merge(
         floats = {dtype for dtype in plan.dtypes.values() if dtype.is_floating_point}
         kind = str(reduce(torch.promote_types, floats)).removeprefix("torch.")
         kept = {name: value for name, value in first.config.items() if name != "torch_dtype"}
-        write_json(folder / CONFIG, kept | {"dtype": kind, "tie_word_embeddings": plan.tied})
+        write_json(folder / CONFIG, with_both_forms(kept | {"dtype": kind, "tie_word_embeddings": plan.tied}))
         write_model_card(folder, plan.options, plan.sources, plan.rules)
+
+
+def _copy_sentencepiece(sources: Sequence[Source], folder: Path) -> None:
+    """tokenizer.model from the first source that has it: llama.cpp needs it, and their vocabularies are one."""
+    found = [path for source in sources if (path := source.folder / SENTENCEPIECE).is_file()]
+    if found and not (folder / SENTENCEPIECE).exists():
+        shutil.copyfile(found[0], folder / SENTENCEPIECE)
 
 
 def _counted(tensors: Iterable[_Stream], total: int, progress: Callable[[int, int], None]) -> Iterator[_Stream]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_bielik.rope_config import read_rope
 from megatron_bielik.surgery.model_folder import CONFIG, EMBEDDING, HEAD, TOKENIZER, check_tied, read_config
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader
 
@@ -80,6 +81,10 @@ def open_source(folder: Path) -> Source:
         raise ConversionError(f"{folder} lacks {EMBEDDING}")
     if tied:
         check_tied(reader)
+    try:
+        read_rope(config)
+    except ValueError as error:
+        raise ConversionError(f"{folder / CONFIG}: {error}") from None
     return Source(folder, config, reader, tied)
 
 
@@ -131,7 +136,7 @@ def _compare_configs(first: Source, other: Source) -> None:
 
 
 def _computation(config: dict[str, Any]) -> dict[str, Any]:
-    """The compared fields, brought to one notation: defaults filled in, rope as transformers 5 writes it."""
+    """The compared fields, brought to one notation: defaults filled in, rope as transformers 5 reads it."""
     found = {name: config.get(name) for name in _COMPARED}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
@@ -140,12 +145,8 @@ def _computation(config: dict[str, Any]) -> dict[str, Any]:
     found["hidden_act"] = found["hidden_act"] or "silu"
     for name in ("attention_bias", "mlp_bias", "use_sliding_window"):
         found[name] = bool(found[name])
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        return found | {"rope_parameters": rope}
-    rope = dict(rope)
-    theta = rope.pop("rope_theta", None) or config.get("rope_theta") or 10_000.0
-    kind = rope.pop("rope_type", None) or rope.get("type", "default")
+    rope = read_rope(config)
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
     rope.pop("type", None)
     return found | {"rope_theta": theta, "rope_type": kind, "rope_parameters": rope}
 

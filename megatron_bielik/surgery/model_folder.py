@@ -16,7 +16,7 @@ import torch
 from megatron_bielik import checkpoint_files as files
 from megatron_bielik.surgery.safetensors_files import ConversionError, SafetensorsReader
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, SENTENCEPIECE = "config.json", "tokenizer.json", "tokenizer.model"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # of Llama and Qwen2
 _CODE = frozenset({".py", ".pyc", ".so", ".pkl", ".pickle", ".bin", ".pt", ".pth"})
 _TRIED = ("Zażółć gęślą jaźń (17 km).", " two  spaces\n\n\tand 😀", "don't")

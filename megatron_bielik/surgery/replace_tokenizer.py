@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from megatron_bielik.rope_config import read_rope, with_both_forms
 from megatron_bielik.surgery.combinations import Initialization, SourceMatrix, new_rows
 from megatron_bielik.surgery.methods import Initializer, Method
 from megatron_bielik.surgery.model_folder import (
+    CONFIG,
     EMBEDDING,
     HEAD,
     check_loads,
@@ -61,6 +63,10 @@ class SourceModel:
                 )
         if tied:
             check_tied(reader)
+        try:
+            read_rope(config)
+        except ValueError as error:
+            raise ConversionError(f"{folder / CONFIG}: {error}") from None
         if len(vocabulary) > config["vocab_size"]:
             raise ConversionError(
                 f"the tokenizer in {vocabulary.folder} has {len(vocabulary):,} tokens, {folder} has rows for "
@@ -145,7 +151,7 @@ def _write_configs(folder: Path, source: SourceModel, initializer: Initializer, 
     target = initializer.target
     ids = {f"{role}_token_id": target.roles.get(role) for role in ("bos", "eos", "pad")}
     config = source.config | {"vocab_size": len(target), "tie_word_embeddings": tied} | ids
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", with_both_forms(config))
     path = source.folder / "generation_config.json"
     if path.is_file():
         try:

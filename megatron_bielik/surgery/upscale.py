@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from megatron_bielik.rope_config import with_both_forms
 from megatron_bielik.surgery.model_folder import (
     CONFIG,
     EMBEDDING,
@@ -320,6 +321,10 @@ def _target_config(
         target["layer_types"] = [types[layer] for layer in layer_map]
     if type(window := config.get("max_window_layers")) is int:
         target["max_window_layers"] = sum(layer < window for layer in layer_map)
+    try:
+        target = with_both_forms(target)
+    except ValueError as error:
+        raise ConversionError(f"{source / CONFIG}: {error}") from None
     if form == "same":
         return target
     if "sliding_attention" in target.get("layer_types", []):

@@ -91,6 +91,8 @@ def write_folder(model: bytes, tokenizer: Tokenizer, folder: Path) -> None:
         "eos_token": "</s>",
         "unk_token": "<unk>",
         "pad_token": "</s>",
+        # No text gets a <s> in front; llama.cpp would put one where this is not said.
+        "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
     }

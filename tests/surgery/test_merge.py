@@ -416,7 +416,19 @@ def test_what_comes_along(models: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
     config, expected = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "out", one))
-    assert config == expected
+    assert config == expected | {"rope_theta": expected["rope_parameters"]["rope_theta"]}
+
+
+def test_f3_tokenizer_model_comes_from_any_model_that_has_it(models: Path, tmp_path: Path) -> None:
+    one, two, three = (copied(models, name, tmp_path / name) for name in "abc")
+    made(tmp_path / "without", one, two, three)
+    assert not (tmp_path / "without" / "tokenizer.model").exists()
+    (three / "tokenizer.model").write_bytes(b"of three")
+    made(tmp_path / "third", one, two, three)
+    assert (tmp_path / "third" / "tokenizer.model").read_bytes() == b"of three"
+    (one / "tokenizer.model").write_bytes(b"of one")
+    made(tmp_path / "first", one, two, three)
+    assert (tmp_path / "first" / "tokenizer.model").read_bytes() == b"of one"
 
 
 def test_whole_numbers_must_agree(models: Path, tmp_path: Path) -> None:

@@ -145,8 +145,9 @@ def test_configs_follow(given: Materials, model: Callable[..., Path], tmp_path: 
     before = json.loads((source / "config.json").read_text())
     changed = {"vocab_size", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
     assert {k: v for k, v in before.items() if k not in changed} == {
-        k: v for k, v in config.items() if k not in changed
+        k: v for k, v in config.items() if k not in changed | {"rope_theta"}
     }
+    assert config["rope_theta"] == before["rope_parameters"]["rope_theta"]
     settings = json.loads((tmp_path / "new" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [new.control["</s>"], new.control["<|im_end|>"]]
     assert settings["temperature"] == 0.7
