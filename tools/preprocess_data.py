@@ -26,9 +26,10 @@ def main() -> None:
     add("--tokenizer", required=True, help="Hugging Face folder with tokenizer.json")
     add("--output-prefix", required=True, help="path of the shard without .bin/.idx")
     add("--workers", type=int, default=os.cpu_count() or 1, help="encoding processes (default: all cores)")
-    add("--json-key", default="text", help="key of the text in JSON lines, column of parquet files (default text)")
+    add("--json-key", default="text", help="key or column of the text, a.b for one inside another (default text)")
     add("--no-append-eod", action="store_true", help="do not put the eos token after every document")
     add("--on-error", choices=["skip", "fatal"], default="skip", help="what a bad line does (default skip: counted)")
+    add("--max-bad-share", type=float, default=0.1, help="share of bad lines above which nothing is made (default 0.1)")
     add("--piece-megabytes", type=float, help="input of one piece of work (default 16 to 64, by the inputs' size)")
     add("--txt-split", choices=["file", "blank-line"], default="file", help="what ends a document in .txt files")
     add(

@@ -9,6 +9,7 @@ from megatron_bielik.command import one_line_errors
 from megatron_bielik.corpus.records import ReadCount, read_records
 from megatron_bielik.corpus.topic_report import judge, split
 from megatron_bielik.corpus.topics import train_topic_model
+from megatron_bielik.data.fields import field_getter
 
 EXAMPLES = """examples:
   python tools/generate_corpus.py --output topics.jsonl --megabytes 5
@@ -30,9 +31,9 @@ def main() -> None:
     add("--seed", type=int, default=42, help="of the SVC and the split (default 42)")
     args = parser.parse_args()
     with one_line_errors(ValueError):
-        count = ReadCount()
+        count, text_of = ReadCount(), field_getter(args.text_key)
         records = list(read_records(args.train, args.text_key, count))
-        labelled = [(record[args.text_key], str(record.get(args.topic_key))) for record in records]
+        labelled = [(text_of(record), str(record.get(args.topic_key))) for record in records]
         train, held_out = split(labelled, 0.1, args.seed)
         texts, topics = [text for text, _ in train], [topic for _, topic in train]
         model = train_topic_model(texts, topics, args.words, args.seed)

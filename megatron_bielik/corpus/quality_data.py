@@ -12,6 +12,7 @@ from megatron_bielik.corpus.features import FeatureExtractor
 from megatron_bielik.corpus.labelled import LABELS
 from megatron_bielik.corpus.quality import QualityError, label_numbers
 from megatron_bielik.corpus.records import ReadCount, read_records
+from megatron_bielik.data.fields import field_getter
 
 Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 _BATCH = 2000
@@ -21,21 +22,19 @@ def labelled_features(inputs: Sequence[str], extractor: FeatureExtractor, text_k
     """Features float32 [documents, 200] and labels int64 [documents] of files.
 
     Raises:
-        DataError: An input that cannot be read.
-        QualityError: No document, a record without text, or another label.
+        DataError: An input that cannot be read or has no document.
+        QualityError: A record without text, or another label.
     """
     count = ReadCount()
-    rows, labels, texts = [], [], []
+    rows, labels, texts, text_of = [], [], [], field_getter(text_key)
     for record in read_records(inputs, text_key, count):
-        texts.append(record[text_key])
+        texts.append(text_of(record))
         labels.append(str(record.get(label_key)))
         if len(texts) == _BATCH:
             rows.append(extractor(texts))
             texts = []
     if count.bad:
         raise QualityError(f"{count.first_bad[0]}; clean the file first ({count.bad} such records)")
-    if not labels:
-        raise QualityError(f"{' '.join(inputs)}: no document")
     return np.concatenate([*rows, extractor(texts)]), label_numbers(labels)
 
 

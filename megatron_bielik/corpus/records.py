@@ -17,6 +17,7 @@ import pyarrow.parquet
 import zstandard
 
 from megatron_bielik.data.errors import DataError, write_error
+from megatron_bielik.data.fields import field_getter
 from megatron_bielik.data.inputs import InputFile, decompress, find_inputs, one_line
 
 Record = dict[str, Any]
@@ -39,26 +40,36 @@ class ReadCount:
             self.first_bad.append(f"{place}: {reason}")
 
 
-def read_records(patterns: Sequence[str], text_key: str, count: ReadCount, option: str = "--input") -> Iterator[Record]:
+def read_records(
+    patterns: Sequence[str], text_key: str, count: ReadCount, option: str = "--input", may_be_empty: bool = False
+) -> Iterator[Record]:
     """Records in the order of the inputs; what is none is counted and passed over.
 
     Args:
         patterns: Files or glob patterns: .jsonl, .jsonl.gz, .jsonl.zst, .parquet and .txt (a file is a record).
-        text_key: Key of the text, which must be a str.
+        text_key: Key of the text, which must be a str; a.b as data.fields knows it.
         count: Takes what was met.
         option: What the user gave the patterns with, for messages.
+        may_be_empty: Files without a record are as good as others.
 
     Raises:
-        DataError: A file that is missing or damaged as a whole.
+        DataError: A file that is missing or damaged as a whole; at the end, if there was no record with a text.
     """
+    text_of = field_getter(text_key)
     for place, record in _all_records(patterns, text_key, count, option):
-        text = record.get(text_key)
+        try:
+            text = text_of(record)
+        except (KeyError, TypeError):
+            text = None
         if not isinstance(text, str):
             count.add_bad(place, f"no text under {text_key!r}")
             continue
         count.records += 1
         count.characters += len(text)
         yield record
+    if not count.records and not may_be_empty:
+        first = f" ({count.bad:,} bad ones, first: {count.first_bad[0]})" if count.bad else ""
+        raise DataError(f"{option} {' '.join(patterns)}: no record with a text{first}; is the key of the text right?")
 
 
 def read_rows(patterns: Sequence[str], count: ReadCount, option: str = "--input") -> Iterator[tuple[str, Record]]:
@@ -246,6 +257,21 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def with_results(record: Record, results: Record) -> Record:
+    """The record with results under their names. A field that had such a name moves to source_NAME: nothing is lost.
+
+    Where that is a name of the record too, another source_ comes before it.
+    """
+    moved = {}
+    for name in results:
+        if name in record:
+            free = f"source_{name}"
+            while free in record or free in results or free in moved.values():
+                free = f"source_{free}"
+            moved[name] = free
+    return {moved.get(name, name): value for name, value in record.items()} | results
 
 
 def dump(record: Record) -> bytes:

@@ -50,9 +50,10 @@ class PreprocessOptions:
         tokenizer: Hugging Face folder with tokenizer.json.
         output_prefix: Path of the shard without .bin/.idx; its folder is made if there is none.
         workers: Encoding processes; one works in this process.
-        json_key: Key of the text in JSON lines, column of parquet files.
+        json_key: Key of the text in JSON lines, column of parquet files; a.b is the field b of the object under a.
         append_eod: Put the eos token after every document.
         on_error: What a bad line does: it is counted and skipped, or ends the run.
+        max_bad_share: Share of bad records above which there is no result.
         piece_bytes: Input bytes of one piece: work lost when killed; None is 16 to 64 MB, for inputs as large as these.
         txt_split: A txt file is one document, or blank lines separate documents.
         encoder: auto takes gigatoken if it agrees with the Hugging Face tokenizer.
@@ -67,6 +68,7 @@ class PreprocessOptions:
     json_key: str = "text"
     append_eod: bool = True
     on_error: Literal["skip", "fatal"] = "skip"
+    max_bad_share: float = 0.1
     piece_bytes: int | None = None
     txt_split: TxtSplit = "file"
     encoder: EncoderName = "auto"
@@ -129,7 +131,8 @@ def preprocess(options: PreprocessOptions, say: Callable[[str], None] = lambda _
         say: Takes lines for the user.
 
     Raises:
-        DataError: Inputs, tokenizer or options that cannot be used; a full disk; a result of other options in the way.
+        DataError: Inputs, tokenizer or options that cannot be used; no usable document, or too many bad records; a full
+            disk; a result of other options in the way.
     """
     _check(options)
     prefix, folder = Path(options.output_prefix), Path(f"{options.output_prefix}.pieces")
@@ -141,6 +144,9 @@ def preprocess(options: PreprocessOptions, say: Callable[[str], None] = lambda _
     fingerprint = {**work, "shard_tokens": options.shard_tokens}
     finished = _finished(options, fingerprint)
     if finished is not None:
+        _refuse_if_bad(
+            options, finished.documents, finished.empty_documents, finished.bad_records, finished.first_bad_records
+        )
         shutil.rmtree(folder, ignore_errors=True)
         say(f"{prefix} is complete already; nothing to do")
         return finished
@@ -149,6 +155,11 @@ def preprocess(options: PreprocessOptions, say: Callable[[str], None] = lambda _
             folder, options.json_key, options.txt_split, options.append_eod, options.on_error, options.encoder
         )
         pieces, results, encoder = _run_all(options, inputs, files, piece_options, say)
+        bad = _bad_lines(inputs, pieces, results)
+        documents, empty, bad_records = (
+            sum(getattr(r, name) for r in results) for name in ("documents", "empty", "bad")
+        )
+        _refuse_if_bad(options, documents, empty, bad_records, bad)
         names = [folder / piece.name for piece in pieces]
         entries = join_pieces(prefix, names, folder, files.vocab_size, options.shard_tokens, options.workers)
         manifest = Manifest(
@@ -165,7 +176,6 @@ def preprocess(options: PreprocessOptions, say: Callable[[str], None] = lambda _
             shard_tokens=options.shard_tokens,
             inputs=[{"path": source.path, "bytes": source.size} for source in inputs],
         )
-        bad = _bad_lines(inputs, pieces, results)
         summary = _summarize(manifest, prefix.parent, fingerprint, encoder, results, bad)
         write_json(Path(f"{prefix}.json"), asdict(summary))
         write_manifest(prefix, manifest)
@@ -178,8 +188,25 @@ def _check(options: PreprocessOptions) -> None:
         raise DataError(f"--workers is {options.workers}, needs at least 1")
     if options.piece_bytes is not None and options.piece_bytes < 1:
         raise DataError(f"--piece-megabytes gives {options.piece_bytes} bytes, needs a positive size")
+    if not 0 <= options.max_bad_share <= 1:
+        raise DataError(f"--max-bad-share is {options.max_bad_share:g}, needs 0 to 1")
     if options.shard_tokens is not None and options.shard_tokens < 1:
         raise DataError(f"--shard-tokens is {options.shard_tokens}, needs at least 1")
+
+
+def _refuse_if_bad(options: PreprocessOptions, documents: int, empty: int, bad: int, first_bad: list[str]) -> None:
+    """No shard is made of nothing, or of what is left where most was bad."""
+    records, first = documents + empty + bad, f"; first: {first_bad[0]}" if first_bad else ""
+    if not documents:
+        raise DataError(
+            f"--input holds no document with a token: {bad:,} bad records, {empty:,} empty ones{first}; is --json-key "
+            f"{options.json_key!r} right?"
+        )
+    if bad > options.max_bad_share * records:
+        raise DataError(
+            f"{bad:,} of {records:,} records are bad, more than --max-bad-share {options.max_bad_share:g}{first}; mend them, "
+            "or run the same command with a larger --max-bad-share (finished pieces are kept)"
+        )
 
 
 def _work(options: PreprocessOptions, inputs: list[InputFile], files: TokenizerFiles) -> dict[str, Any]:
@@ -289,16 +316,22 @@ def _run_all(
     pieces: list[Piece] = []
     results: dict[str, PieceResult] = {}
     running: dict[Future[PieceResult], Piece] = {}
-    told = False
+    told, warned = False, False
     # Blocks of compressed files travel with their piece: no more of them in flight than can soon be worked on.
     most = options.workers + 1 if options.workers > 1 else 1
 
     def collect() -> None:
+        nonlocal warned
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             piece = running.pop(future)
             result = results[piece.name] = future.result()
             if result.fell_back is not None:
                 say(f"piece {piece.name}: encoded by tokenizers, as gigatoken gives other IDs for {result.fell_back!r}")
+            if result.bad and not result.documents and not warned:
+                (_, _, reason), warned = result.bad_records[0], True
+                say(
+                    f"piece {piece.name}: none of its {result.bad:,} records can be used ({reason}); is --json-key right?"
+                )
             progress.add(piece.size, result.tokens)
 
     with (

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import orjson
 
 from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.fields import field_getter
 from megatron_bielik.data.inputs import LINE_BYTES, Part, Piece, TxtSplit, one_line
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 _BATCH_BYTES = 1 << 20  # text handed on at once; more of it would be slower, as it leaves the caches
@@ -47,6 +49,11 @@ class Batch:
 
 def read_piece(piece: Piece, json_key: str, txt_split: TxtSplit) -> Iterator[Batch]:
     """Documents of a piece in batches of a megabyte. Blank lines of jsonl files are no records.
+
+    Args:
+        piece: Of the inputs.
+        json_key: Key or column of the text; a.b is the field b of the object under a.
+        txt_split: What a document of a .txt file is.
 
     Raises:
         DataError: A file that cannot be read as what it should be; bad lines are told in the batches instead.
@@ -126,12 +133,12 @@ def _parse(lines: list[bytes], number: int, done: int, part: Part, json_key: str
     batch = Batch(number, records=len(lines))
     if done == 0 and part.first == 0 and lines and lines[0].startswith(_BOM):
         lines[0] = lines[0].removeprefix(_BOM)
-    add, loads = batch.texts.append, orjson.loads
+    add, loads, text_of = batch.texts.append, orjson.loads, field_getter(json_key)
     for at, line in enumerate(lines):
         try:
             if len(line) > LINE_BYTES:
                 raise _TooLongError
-            add(loads(line)[json_key].encode())
+            add(text_of(loads(line)).encode())
         except (ValueError, KeyError, TypeError, AttributeError, _TooLongError):
             if line.strip():
                 _second_look(batch, line, done + at, json_key)
@@ -150,7 +157,7 @@ def _second_look(batch: Batch, line: bytes, number: int, json_key: str) -> None:
         return
     try:
         # From str: given bytes, json would also take UTF-16 and lone surrogates.
-        batch.texts.append(json.loads(line.decode())[json_key].encode())
+        batch.texts.append(field_getter(json_key)(json.loads(line.decode())).encode())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         batch.bad.append(BadRecord(batch.part, number, _explain(line, error, json_key)))
 
@@ -167,30 +174,38 @@ def _explain(line: bytes, error: Exception, json_key: str) -> str:
     record = json.loads(line.decode())
     if not isinstance(record, dict):
         return f"a JSON {type(record).__name__}, needs an object"
-    if json_key not in record:
+    try:
+        found = field_getter(json_key)(record)
+    except (KeyError, TypeError):
         return f"no key {json_key!r}"
-    return f"{json_key!r} is a {type(record[json_key]).__name__}, needs a string"
+    return f"{json_key!r} is a {type(found).__name__}, needs a string"
 
 
 def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
         # With a buffer a column of a row group is read as it goes, without one it is read whole.
         file = pq.ParquetFile(part.path, buffer_size=_READ_BYTES)
-        if json_key not in file.schema_arrow.names:
+        path = _column_path(file.schema_arrow, json_key)
+        if path is None:
             raise DataError(
                 f"{part.path} has columns {', '.join(file.schema_arrow.names)}, none is {json_key!r}; give --json-key"
             )
-        kind = file.schema_arrow.field(json_key).type
+        kind = file.schema_arrow.field(path[0]).type
+        for name in path[1:]:
+            kind = kind.field(name).type
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(plain) or pa.types.is_large_string(plain)):
             raise DataError(f"{part.path}: column {json_key!r} is {kind}, needs string; give another --json-key")
         done, size = 0, _rows_at_once(file.metadata, part, json_key)
         for rows in file.iter_batches(size, row_groups=range(part.start, part.stop), columns=[json_key]):
-            batch = Batch(number, records=len(rows))
-            for at, value in enumerate(rows.column(0).cast(pa.large_string()).cast(pa.large_binary()).to_pylist()):
+            batch, column = Batch(number, records=len(rows)), rows.column(0)
+            for name in path[1:]:
+                column = pc.struct_field(column, name)  # where the object is null, its field is
+            for at, value in enumerate(column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()):
                 reason = _bad_value(value)
                 if reason:
                     batch.bad.append(BadRecord(number, done + at, reason))
@@ -200,6 +215,23 @@ def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
             yield batch
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{part.path} is damaged ({one_line(error)}); fetch it again") from error
+
+
+def _column_path(schema: pa.Schema, json_key: str) -> list[str] | None:
+    """Names from the column down to the field that a key means; None where there is none."""
+    import pyarrow as pa
+
+    if json_key in schema.names:
+        return [json_key]
+    path = json_key.split(".")
+    if path[0] not in schema.names:
+        return None
+    kind = schema.field(path[0]).type
+    for name in path[1:]:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return None
+        kind = kind.field(name).type
+    return path
 
 
 def _rows_at_once(meta: pq.FileMetaData, part: Part, column: str) -> int:

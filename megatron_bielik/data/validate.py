@@ -50,7 +50,7 @@ class Checked:
 def validate(
     names: Sequence[str | Path], vocab_size: int | None = None, checksums: bool = True, threads: int = 1
 ) -> Iterator[Checked]:
-    """Look through shards, in the order given; threads work on several at a time.
+    """Look through shards, in the order given; threads work on several at a time. One without a token has a fault, too.
 
     Args:
         names: Manifests, prefixes, .bin or .idx files (manifest.find_shards).
@@ -82,6 +82,8 @@ def validate_shard(shard: NamedShard, vocab_size: int | None = None, checksums: 
             _check_entry(reader, manifest, shard.entry)
         plain = _check_index(reader, entry)
         _check_tokens(reader, vocab_size, eod_id, plain, entry)
+        if not reader.num_tokens:
+            raise DataError(f"{shard.prefix} holds no token: nothing can be trained on it")
     except DataError as error:
         fault = str(error)
     sizes = sum(path.stat().st_size for path in (bin_path(shard.prefix), idx_path(shard.prefix)))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from megatron_bielik.corpus.records import ReadCount, dump, read_records, record_writer
+from megatron_bielik.corpus.records import ReadCount, dump, read_records, record_writer, with_results
 from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.fields import field_getter, replace_field, take_field
 
 RECORDS = [
     {"id": 1, "text": "Zażółć"},
@@ -42,6 +46,67 @@ def test_parquet_and_txt(tmp_path: Path) -> None:
     read = list(read_records([str(tmp_path / "a.parquet"), str(tmp_path / "b.txt")], "text", count))
     assert read == [{"id": 1, "text": "a"}, {"text": "cały\nplik"}]
     assert count.first_bad == [f"{tmp_path}/a.parquet, row 2: no text under 'text'"]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"body": "a"}\n', "{\n[]\n"])
+def test_e9_files_without_a_text_are_an_error(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="no record with a text") as error:
+        list(read_records([str(path)], "text", ReadCount()))
+    assert "\n" not in str(error.value)
+    if content.strip():
+        assert f"first: {path}, line 1: " in str(error.value)
+    assert list(read_records([str(path)], "text", ReadCount(), may_be_empty=True)) == []
+
+
+def test_e9_nested_texts(tmp_path: Path) -> None:
+    """The field b of the object under a, unless a field is called a.b."""
+    rows = ['{"a": {"b": "raz"}}', '{"a": {"c": 1}}', '{"a": [1]}', '{"a": "x"}', '{"a.b": "dwa", "a": {"b": "nie"}}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    count = ReadCount()
+    text_of = field_getter("a.b")
+    assert [text_of(r) for r in read_records([str(tmp_path / "a.jsonl")], "a.b", count)] == ["raz", "dwa"]
+    assert count.bad == 3
+
+
+_NAMES = st.sampled_from(["text", "id", "source_text", "source_source_text", "a", "quality"])
+
+
+@given(st.dictionaries(_NAMES, st.integers()), st.dictionaries(_NAMES, st.text()))
+def test_c1_results_and_fields_are_both_kept(record: dict[str, int], results: dict[str, str]) -> None:
+    before = dict(record)
+    made = with_results(record, results)
+    assert {name: made[name] for name in results} == results
+    assert len(made) == len(record) + len(results)
+    assert record == before
+    others = {name: value for name, value in made.items() if name not in results}
+    assert list(others.values()) == list(record.values()), "every field once, in its order"
+    for (name, value), (found, kept) in zip(record.items(), others.items(), strict=True):
+        assert value == kept
+        assert found == name if name not in results else found.endswith(f"source_{name}")
+
+
+_KEYS = st.sampled_from(["a", "b", "a.b", "b.a", "a.b.a", "c"])
+_TREES = st.recursive(st.text(max_size=2), lambda inner: st.dictionaries(_KEYS, inner, max_size=3), max_leaves=6)
+
+
+@given(st.dictionaries(_KEYS, _TREES, max_size=3), _KEYS)
+def test_e9_a_field_is_found_taken_and_replaced_in_one_place(record: dict[str, Any], key: str) -> None:
+    before = orjson.dumps(record)
+    try:
+        found = field_getter(key)(record)
+    except (KeyError, TypeError):
+        found = None
+    rest = dict(record)
+    assert take_field(rest, key) == found
+    assert orjson.dumps(record) == before
+    if found is not None:
+        assert orjson.dumps(rest) != before
+        replace_field(record, key, "new")
+        assert field_getter(key)(record) == "new"
+        replace_field(record, key, found)
+        assert orjson.dumps(record) == before
 
 
 def test_bad_lines_are_counted_by_place(tmp_path: Path) -> None:

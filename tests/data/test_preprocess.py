@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from megatron_bielik.corpus.synthetic import generate_document
 from megatron_bielik.data import encode, pieces
+from megatron_bielik.data import preprocess as module
 from megatron_bielik.data.encode import GigatokenEncoder, choose_encoder, differences, load_tokenizer, make_encoder
 from megatron_bielik.data.errors import DataError
 from megatron_bielik.data.inputs import find_inputs, plan_pieces
@@ -153,13 +155,83 @@ def test_options_and_order_of_inputs(tmp_path: Path, run: Callable[..., Summary]
     assert result(tmp_path) == [hf.encode(text).ids for text in texts]
 
 
-def test_no_documents_at_all(tmp_path: Path, run: Callable[..., Summary]) -> None:
-    (tmp_path / "a.jsonl").touch()
-    assert run(tmp_path / "a.jsonl").documents == 0
-    assert result(tmp_path) == []
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "0 bad records, 0 empty ones; is"),
+        (b'{"text": ""}\n' * 3, "0 bad records, 3 empty ones; is"),
+        (b'{"content": "a"}\n' * 50, "50 bad records, 0 empty ones; first: {path}, line 1: no key 'text'; is"),
+        (b'{"text": 7}\n{"text": ""}\n', "1 bad records, 1 empty ones; first: {path}, line 1: 'text' is a int"),
+    ],
+)
+def test_e9_nothing_usable_is_an_error(
+    content: bytes, found: str, tmp_path: Path, run: Callable[..., Summary], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also the second time, also where an earlier version has left an empty result."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    for share in (0.1, 1.0):
+        with pytest.raises(DataError) as error:
+            run(path, max_bad_share=share)
+        assert f"--input holds no document with a token: {found.format(path=path)}" in str(error.value)
+        assert "is --json-key 'text' right?" in str(error.value)
+        assert not (tmp_path / "out.idx").exists()
+        assert not (tmp_path / "out.manifest.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_refuse_if_bad", lambda *_: None)
+        assert run(path).documents == 0
+    with pytest.raises(DataError, match="--input holds no document"):
+        run(path)
+    path.write_text('{"text": "Tekst."}\n')
+    assert run(path, overwrite=True).documents == 1
 
-    assert len(IndexedDataset(str(tmp_path / "out"))) == 0
+
+def test_e9_the_share_of_bad_records_is_bounded(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    """Nothing is made above it; with a larger one the same command goes on from the finished pieces."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Dobry wiersz."}\n' * 8 + '{"text": ""}\n{"body": "zły"}\n' + "{\n")
+    with pytest.raises(
+        DataError, match=r"2 of 11 records are bad, more than --max-bad-share 0\.1; first: .*, line 10: no key"
+    ):
+        run(path, piece_bytes=64)
+    assert not (tmp_path / "out.idx").exists()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out.pieces").glob("0*")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces.PieceWorker, "run", None)  # no piece is done again
+        assert run(path, piece_bytes=64, max_bad_share=2 / 11).documents == 8
+    assert len(before) > 3
+    with pytest.raises(DataError, match="more than --max-bad-share"):
+        run(path, piece_bytes=64)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(DataError, match=r"--max-bad-share is .*, needs 0 to 1"):
+            run(path, max_bad_share=share)
+
+
+def test_e9_nested_keys_are_read(tmp_path: Path, run: Callable[..., Summary], tokenizer: Path) -> None:
+    """a.b is the field b of the object under a, in every format; a field whose name has a dot goes first."""
+    hf = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    rows: list[dict[str, Any]] = [
+        {"page": {"text": "pierwszy", "n": 1}, "text": "nie ten"},
+        {"page": {"text": None, "n": 2}, "text": "nie ten"},
+        {"page": None, "text": "nie ten"},
+        {"page": {"text": "drugi", "n": 3}, "text": "nie ten"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name, reasons in (
+        ("a.jsonl", ["line 2: 'page.text' is a NoneType, needs a string", "line 3: no key 'page.text'"]),
+        ("a.parquet", ["row 2: null, needs a string", "row 3: null, needs a string"]),
+    ):
+        summary = run(tmp_path / name, json_key="page.text", append_eod=False, max_bad_share=0.5, overwrite=True)
+        assert result(tmp_path) == [hf.encode(text).ids for text in ("pierwszy", "drugi")]
+        assert summary.first_bad_records == [f"{tmp_path / name}, {reason}" for reason in reasons]
+    (tmp_path / "b.jsonl").write_text('{"a.b": "z kropką", "a": {"b": "nie ten"}}\n{"a": {"b": {"c": "x"}}}\n')
+    summary = run(tmp_path / "b.jsonl", json_key="a.b", append_eod=False, max_bad_share=0.5, overwrite=True)
+    assert result(tmp_path) == [hf.encode("z kropką").ids]
+    assert "'a.b' is a dict, needs a string" in summary.first_bad_records[0]
+    for key in ("page.body", "body.text", "page.text.x", "page."):
+        with pytest.raises(DataError, match=f"has columns page, text, none is '{key}'"):
+            run(tmp_path / "a.parquet", json_key=key, overwrite=True)
 
 
 BAD_LINES = [
@@ -179,7 +251,7 @@ def test_bad_lines_are_counted_and_named(tmp_path: Path, run: Callable[..., Summ
     data = b"".join(good * 3 + bad + b"\n" for bad, _ in BAD_LINES) + good
     (tmp_path / "a.jsonl").write_bytes(data)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(data))
-    summary = run(tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz", piece_bytes=3_000)
+    summary = run(tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz", piece_bytes=3_000, max_bad_share=0.3)
     assert summary.documents == 2 * (3 * len(BAD_LINES) + 1)
     assert summary.bad_records == 2 * len(BAD_LINES)
     told = iter(summary.first_bad_records)
@@ -205,7 +277,7 @@ def test_fatal_ends_the_run_and_a_mended_option_goes_on(tmp_path: Path, run: Cal
 
 def test_bad_rows_of_parquet(tmp_path: Path, run: Callable[..., Summary]) -> None:
     pq.write_table(pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}), tmp_path / "a.parquet", row_group_size=1)
-    summary = run(tmp_path / "a.parquet")
+    summary = run(tmp_path / "a.parquet", max_bad_share=0.5)
     assert summary.first_bad_records == [f"{tmp_path / 'a.parquet'}, row 2: null, needs a string"]
     with pytest.raises(DataError, match="column 'n' is int64, needs string"):
         run(tmp_path / "a.parquet", json_key="n", overwrite=True)
@@ -229,7 +301,7 @@ def test_txt_is_one_document_or_paragraphs(tmp_path: Path, run: Callable[..., Su
     hf = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfraz\ndwa\n\n\n  \ntrzy\r\n\r\ncztery")
     (tmp_path / "b.txt").write_bytes(b"zle \xff")
-    summary = run(tmp_path / "a.txt", tmp_path / "b.txt", append_eod=False)
+    summary = run(tmp_path / "a.txt", tmp_path / "b.txt", append_eod=False, max_bad_share=0.5)
     assert result(tmp_path) == [hf.encode("raz\ndwa\n\n\n  \ntrzy\r\n\r\ncztery").ids]
     assert summary.first_bad_records == [f"{tmp_path / 'b.txt'}, line 1: invalid UTF-8 at byte 4 of the file"]
     run(tmp_path / "a.txt", append_eod=False, txt_split="blank-line", overwrite=True)

@@ -56,12 +56,13 @@ def test_good_shards_are_good(tmp_path: Path, documents: list[list[int]], vocab_
     prefix = write(tmp_path / "a.b", documents, vocab_size)
     for name in (prefix, manifest_path(prefix), Path(f"{prefix}.bin")):
         found = one(name)
-        assert found.fault is None
+        assert found.fault == (None if documents else f"{prefix} holds no token: nothing can be trained on it")
         assert (found.documents, found.tokens) == (len(documents), sum(map(len, documents)))
-        assert (found.vocabulary, found.eod_id, found.checksums) == (vocab_size, 2, True)
+        assert (found.vocabulary, found.eod_id, found.checksums) == (vocab_size, 2, bool(documents))
     manifest_path(prefix).unlink()
     found = one(prefix)
-    assert (found.fault, found.vocabulary, found.eod_id, found.checksums) == (None, None, None, False)
+    assert (found.vocabulary, found.eod_id, found.checksums) == (None, None, False)
+    assert (found.fault is None) == bool(documents)
 
 
 def change_idx(at: int, data: bytes) -> Callable[[Path], None]:
@@ -173,6 +174,8 @@ def test_documents_of_several_sequences(
         found = one(prefix, checksums=False)
     if wrong:
         assert f"document {wrong[0]} does not end" in str(found.fault)
+    elif not flat:
+        assert "holds no token" in str(found.fault)
     else:
         assert found.fault is None
 
