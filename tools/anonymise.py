@@ -9,7 +9,8 @@ from pathlib import Path
 
 from megatron_bielik.command import one_line_errors, rate_line
 from megatron_bielik.corpus.anonymise import KINDS, Anonymiser
-from megatron_bielik.corpus.records import ReadCount, dump, read_records, record_writer
+from megatron_bielik.corpus.records import ReadCount, dump, read_records, record_writer, with_results
+from megatron_bielik.data.fields import field_getter, replace_field
 
 EXAMPLES = """examples:
   python tools/anonymise.py --input web.jsonl --output clean.jsonl
@@ -29,16 +30,17 @@ def main() -> None:
     add("--mode", default="placeholder", help="placeholder (default) or substitute")
     add("--types", nargs="+", metavar="TYPE", help=f"some of {', '.join(KINDS)} (default: all)")
     add("--seed", type=int, default=0, help="chooses the substitutes; keep it to get the same again")
-    add("--text-key", default="text", help="key of the text (default text)")
+    add("--text-key", default="text", help="key of the text, a.b for one inside another (default text)")
     args = parser.parse_args()
-    found, count = Counter[str](), ReadCount()
+    found, count, text_of = Counter[str](), ReadCount(), field_getter(args.text_key)
     with one_line_errors(ValueError):
         anonymiser = Anonymiser(args.mode, args.types, args.seed)
         with rate_line() as show, record_writer(args.output) as stream:
             for record in read_records(args.input, args.text_key, count):
-                made = anonymiser.anonymise(record[args.text_key])
+                made = anonymiser.anonymise(text_of(record))
                 found.update(made.found)
-                stream.write(dump(record | {args.text_key: made.text, "personal_data": made.found}))
+                replace_field(record, args.text_key, made.text)
+                stream.write(dump(with_results(record, {"personal_data": made.found})))
                 if count.records % 256 == 0:
                     show(count.records, count.characters)
     for line in count.first_bad:

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from megatron_bielik.command import one_line_errors, rate_line
-from megatron_bielik.corpus.records import ReadCount, batches, dump, read_records, record_writer
+from megatron_bielik.corpus.records import ReadCount, batches, dump, read_records, record_writer, with_results
 from megatron_bielik.corpus.topics import TopicError, load_topic_model
+from megatron_bielik.data.fields import field_getter
 
 EXAMPLES = """examples:
   python tools/score_topics.py --model topics.npz --input 'kept/*.jsonl.zst' --output with-topics.jsonl.zst
@@ -33,17 +34,18 @@ def main() -> None:
         help='below this probability the topic is "Other" (default 0.2, as published)',
     )
     args = parser.parse_args()
-    count, topics = ReadCount(), Counter[str]()
+    count, topics, text_of = ReadCount(), Counter[str](), field_getter(args.text_key)
     with one_line_errors(ValueError):
         if not 0 <= args.least <= 1:
             raise TopicError(f"--least is {args.least}, needs 0 to 1")
         model = load_topic_model(args.model)
         with rate_line() as show, record_writer(args.output) as stream:
             for batch in batches(read_records(args.input, args.text_key, count), 512):
-                found = model.topics([record[args.text_key] for record in batch], args.least)
+                found = model.topics([text_of(record) for record in batch], args.least)
                 for record, (topic, probability) in zip(batch, found, strict=True):
                     topics[topic] += 1
-                    stream.write(dump(record | {"predicted_topic": topic, "topic_probability": round(probability, 4)}))
+                    result = {"predicted_topic": topic, "topic_probability": round(probability, 4)}
+                    stream.write(dump(with_results(record, result)))
                 show(count.records, count.characters)
     for line in count.first_bad:
         print(f"skipped {line}", file=sys.stderr)

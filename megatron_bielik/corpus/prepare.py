@@ -36,7 +36,7 @@ from megatron_bielik.corpus.sources import located, reader
 from megatron_bielik.corpus.step_log import read_logs
 from megatron_bielik.data.errors import DataError
 
-_FORMAT = 1  # of what stands in work/; another number makes all of it anew
+_FORMAT = 2  # of what stands in work/; another number makes all of it anew
 _SUFFIXES = {"zst": ".zst", "gz": ".gz", "none": ""}
 
 
@@ -246,15 +246,24 @@ class Finish(PipelineStep):
         self.plan = plan
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Documents first, report.json last: where it stands, all is there."""
+        """Documents first, report.json last: where it stands, all is there.
+
+        Raises:
+            DataError: Not one document was read; an earlier result stays as it is.
+        """
         plan, output = self.plan, self.plan.output
+        logs = [log for folder in plan.logs for log in read_logs(folder, plan.config.output.samples)]
+        if not logs[0].documents:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in logs[0].dropped.items())
+            raise DataError(
+                f"input holds no document ({reasons or 'its files are empty'}); is the text_key of each source right?"
+            )
         for source in (plan.documents, plan.features):
             if source is not None and source.exists():
                 target = output / source.name
                 if target.exists():
                     shutil.rmtree(target)
                 source.rename(target)
-        logs = [log for folder in plan.logs for log in read_logs(folder, plan.config.output.samples)]
         write_report(output, logs, plan.config, plan.fingerprint)
 
 

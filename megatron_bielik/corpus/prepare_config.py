@@ -16,7 +16,7 @@ class InputSpec:
         path: A file, or a folder whose files are read in the order of their names; remote ones as fsspec knows them.
         glob: Which files of a folder; all that `format` reads by default.
         format: auto goes by the suffixes; WARC pages become text through trafilatura (extra [web]).
-        text_key: Key or column of the text.
+        text_key: Key or column of the text; a.b is the field b of the object under a.
         id_key: Key or column of the document's name; without one it is file and line.
     """
 

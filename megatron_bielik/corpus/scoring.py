@@ -13,7 +13,17 @@ import numpy.typing as npt
 from megatron_bielik.corpus.features import FeatureExtractor
 from megatron_bielik.corpus.labelled import LABELS
 from megatron_bielik.corpus.quality import HIGH, MEDIUM, QualityError, QualityModel
-from megatron_bielik.corpus.records import ReadCount, Record, batches, dump, read_records, record_writer, utf8_size
+from megatron_bielik.corpus.records import (
+    ReadCount,
+    Record,
+    batches,
+    dump,
+    read_records,
+    record_writer,
+    utf8_size,
+    with_results,
+)
+from megatron_bielik.data.fields import field_getter
 
 _BATCH = 512
 
@@ -73,20 +83,21 @@ def score_records(
     count: ScoreCount,
 ) -> Iterator[tuple[Record, bool]]:
     """Each record with "quality": {"label", "low", "medium", "high"} put in, and whether the thresholds keep it."""
+    text_of = field_getter(text_key)
     for batch in batches(records, _BATCH):
-        texts = [record[text_key] for record in batch]
+        texts = [text_of(record) for record in batch]
         probabilities = model.probabilities(extractor(texts))
         count.histogram += np.histogram(probabilities[:, HIGH], bins=20, range=(0, 1))[0]
         kept = thresholds.keep(probabilities).tolist()
         for record, text, entry, keep in zip(batch, texts, quality_entries(probabilities), kept, strict=True):
-            record["quality"] = entry
+            scored = with_results(record, {"quality": entry})
             count.classes[str(entry["label"])] += 1
             size = utf8_size(text)
             count.text_bytes += size
             if keep:
                 count.kept += 1
                 count.kept_bytes += size
-            yield record, keep
+            yield scored, keep
 
 
 def score_files(

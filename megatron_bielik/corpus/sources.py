@@ -13,9 +13,10 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from megatron_bielik.corpus.prepare_config import InputSpec
-from megatron_bielik.corpus.records import lines_of
+from megatron_bielik.corpus.records import Record, lines_of, with_results
 from megatron_bielik.corpus.step_log import StepLog
 from megatron_bielik.data.errors import DataError
+from megatron_bielik.data.fields import take_field
 
 _SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz"),
@@ -52,7 +53,7 @@ class JsonLines(_Counts, JsonlReader):
                 except orjson.JSONDecodeError:
                     self.pass_over(NO_JSON, f"{filepath}/{number}", line[:200].decode("utf-8", "replace"))
                     continue
-                yield from _document(self, record, filepath, number)
+                yield from _from_record(self, record, filepath, number)
 
 
 class Parquet(_Counts, ParquetReader):
@@ -66,7 +67,7 @@ class Parquet(_Counts, ParquetReader):
         with self.data_folder.open(filepath, "rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=self.batch_size):
                 for row in batch.to_pylist():
-                    yield from _document(self, row, filepath, number)
+                    yield from _from_record(self, row, filepath, number)
                     number += 1
 
 
@@ -80,7 +81,7 @@ class PlainText(_Counts, BaseDiskReader):
         with self.data_folder.open(filepath, "rb") as stream:
             content = stream.read()
         try:
-            yield from _document(self, {self.text_key: content.decode("utf-8")}, filepath, 0)
+            yield from _document(self, content.decode("utf-8"), {}, filepath, 0)
         except UnicodeDecodeError:
             self.pass_over(NO_UTF8, filepath, content[:200].decode("utf-8", "replace"))
 
@@ -113,23 +114,33 @@ class WebArchive(_Counts, BaseDiskReader):
                 if not text:
                     self.pass_over(NO_PAGE, address, "")
                     continue
-                found = {self.text_key: text, "url": address, "date": record.rec_headers.get_header("WARC-Date")}
-                yield from _document(self, found, filepath, number)
+                found = {"url": address, "date": record.rec_headers.get_header("WARC-Date")}
+                yield from _document(self, text, found, filepath, number)
 
 
-def _document(reader: Any, record: Any, filepath: str, number: int) -> Iterator[Document]:
-    place = f"{filepath}/{number}"
-    if (
-        not isinstance(record, dict)
-        or not isinstance(record.get(reader.text_key), str)
-        or not record[reader.text_key].strip()
-    ):
-        reader.pass_over(NO_TEXT, place, str(record)[:200])
+def _from_record(reader: Any, record: Any, filepath: str, number: int) -> Iterator[Document]:
+    """A document of the field text_key; all other fields are kept."""
+    fields = dict(record) if isinstance(record, dict) else {}
+    text = take_field(fields, reader.text_key)
+    if not isinstance(text, str):
+        reader.pass_over(NO_TEXT, f"{filepath}/{number}", str(record)[:200])
         return
-    record[reader.id_key] = str(record.get(reader.id_key) or place)
-    document = reader.get_document_from_dict(record, filepath, number)
-    if document is not None:
-        yield document
+    yield from _document(reader, text, fields, filepath, number)
+
+
+def _document(reader: Any, text: str, fields: Record, filepath: str, number: int) -> Iterator[Document]:
+    """A document with its id, that of the field id_key or else its place, and its other fields, whatever they are called.
+
+    Documents are written as records with "id" and "text": what else is called so has to give way (records.with_results).
+    """
+    place = f"{filepath}/{number}"
+    if not text.strip():
+        reader.pass_over(NO_TEXT, place, str(fields)[:200])
+        return
+    name = take_field(fields, reader.id_key)
+    name = place if name is None or name == "" else str(name)
+    kept = with_results(fields, {"id": name, "text": text})
+    yield Document(text=kept.pop("text"), id=kept.pop("id"), metadata=kept)
 
 
 def located(spec: InputSpec) -> tuple[DataFolder, str | None]:

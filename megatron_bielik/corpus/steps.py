@@ -20,7 +20,7 @@ from megatron_bielik.corpus.anonymise import Anonymiser
 from megatron_bielik.corpus.features import FEATURE_NAMES, FeatureExtractor, default_cache
 from megatron_bielik.corpus.prepare_config import AnonymiseConfig, QualityConfig, TopicsConfig
 from megatron_bielik.corpus.quality import HIGH, load_quality_model
-from megatron_bielik.corpus.records import batches, dump, record_writer, utf8_size
+from megatron_bielik.corpus.records import batches, dump, record_writer, utf8_size, with_results
 from megatron_bielik.corpus.repair import repair
 from megatron_bielik.corpus.scoring import Thresholds, quality_entries
 from megatron_bielik.corpus.step_log import StepLog
@@ -221,7 +221,7 @@ class Score(LoggedStep):
                 kept = thresholds.keep(probabilities).tolist()
                 entries = quality_entries(probabilities)
                 for document, entry, high in zip(batch, entries, probabilities[:, HIGH].tolist(), strict=True):
-                    document.metadata["quality"] = entry
+                    document.metadata = with_results(document.metadata, {"quality": entry})
                     self.log.measure("P(HIGH)", high)
                     self.log.change({f"likeliest {entry['label']}": 1})
             for document, keep in zip(batch, kept, strict=True):
@@ -232,8 +232,8 @@ class Score(LoggedStep):
                 for document, (topic, probability) in zip(
                     batch, topics.topics([d.text for d in batch], self.topics.least), strict=True
                 ):
-                    document.metadata["predicted_topic"] = topic
-                    document.metadata["topic_probability"] = round(probability, 4)
+                    found = {"predicted_topic": topic, "topic_probability": round(probability, 4)}
+                    document.metadata = with_results(document.metadata, found)
                     self.log.change({f"topic {topic}": 1})
                     self.log.measure("P(topic)", probability)
             yield from batch
@@ -284,7 +284,8 @@ class WriteDocuments(LoggedStep):
         """The documents, unchanged."""
         with record_writer(self.folder / f"{rank:05d}.jsonl{self.suffix}") as stream:
             for document in data:
-                stream.write(dump({"id": document.id, "text": document.text} | document.metadata))
+                own = {"id": document.id, "text": document.text}
+                stream.write(dump(own | with_results(document.metadata, own)))
                 yield document
 
 
@@ -302,5 +303,6 @@ class ReadDocuments(PipelineStep):
         """Documents in the order in which they were written."""
         from megatron_bielik.corpus.records import ReadCount, read_records
 
-        for record in read_records([str(self.folder / f"{rank:05d}.jsonl{self.suffix}")], "text", ReadCount()):
+        path = str(self.folder / f"{rank:05d}.jsonl{self.suffix}")
+        for record in read_records([path], "text", ReadCount(), may_be_empty=True):
             yield Document(text=record.pop("text"), id=record.pop("id"), metadata=record)
