@@ -117,7 +117,7 @@ def prepare_preferences(
             stays, clusters = np.ones(sum(1 for _ in texts), bool), 0
         else:
             stays, clusters = _best_of_clusters(texts, first.gaps, threads)
-        first.refuse_if_none_has_scores()
+        first.refuse_if_none_is_good()
         for line, kept in zip(spill.lines(), stays, strict=True):
             if kept:
                 stream.write(line)
@@ -202,14 +202,19 @@ class _FirstSteps:
         self.counts["apart"] += 1
         return pair
 
-    def refuse_if_none_has_scores(self) -> None:
-        """Raises DataError where rows are bad for nothing but the lack of scores."""
-        if self.bad["no scores"] and not self.counts["good"]:
+    def refuse_if_none_is_good(self) -> None:
+        """Raises DataError where no row is a pair, with the way out if all that is missing are scores."""
+        if self.counts["good"]:
+            return
+        if self.bad["no scores"]:
             names = f"{self.options.chosen_score!r} and {self.options.rejected_score!r}"
             raise DataError(
                 f"no row has the scores {names}: name the fields with --chosen-score and --rejected-score, "
                 "or take the pairs as they are with --no-scores"
             )
+        first = f"; first: {self.read.first_bad[0]}" if self.read.first_bad else ""
+        rows = self.read.records + self.read.bad - self.bad.total()
+        raise DataError(f"--input: no pair among {rows:,} rows{first}")
 
     def steps(self) -> list[Step]:
         """What has been done, in order."""

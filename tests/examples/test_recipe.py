@@ -26,6 +26,9 @@ def test_every_stage_runs_and_the_report_is_written(quick_recipe: tuple[Path, st
     for part in ("gains", "warnings", "losses", "tokenizer", "corpus", "scores", "benchmarks", "speed"):
         assert f'<h2 id="{part}">' in report, part
     assert (folder / "model" / "model.safetensors").is_file()
+    sentencepiece = (folder / "tokenizer" / "tokenizer.model").read_bytes()
+    for name in ("start", "pretrained", "sft/checkpoint-4", "sft-merged", "dpo/final", "grpo/final", "model"):  # F3
+        assert (folder / name / "tokenizer.model").read_bytes() == sentencepiece, name
 
 
 def test_nothing_is_redone_but_what_changed(quick_recipe: tuple[Path, str]) -> None:

@@ -280,9 +280,16 @@ def test_near_duplicates_are_those_of_plain_jaccard(tmp_path: Path) -> None:
     assert [int(r["chosen"][0]["content"].split()[1]) for r in found] == sorted(wanted)
 
 
-def test_empty_file_and_one_row(tmp_path: Path) -> None:
-    found, report = prepare(tmp_path, [])
-    assert (found, report.rows_in, report.rows_out) == ([], 0, 0)
+@pytest.mark.parametrize(
+    ("rows", "told"), [([], "among 0 rows"), ([b"{", {"body": "a"}], "among 2 rows; first: "), ([b"{}"] * 3, "among 3")]
+)
+def test_e9_nothing_usable_is_an_error(rows: list[Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"--input: no pair {told}"):
+        prepare(tmp_path, rows)
+    assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_one_row(tmp_path: Path) -> None:
     found, report = prepare(tmp_path, [row(1)])
     assert (len(found), report.rows_in, report.rows_out) == (1, 1, 1)
 

@@ -194,6 +194,28 @@ def test_the_result_is_a_hugging_face_folder_that_stops_at_the_end_of_a_turn(fin
     assert (final / "tokenizer.json").read_bytes() == (Path(config.model.path) / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["bielik", "qwen2"])
+def test_f2_f3_the_tokenizer_goes_through_in_all_its_files(kind: str, models_folder: Path, tmp_path: Path) -> None:
+    """tokenizer.model is in every checkpoint as in the result; only the package's own kind is described to llama.cpp."""
+    train = write_rows(tmp_path / "train.jsonl", chats(20))
+    config = SFTConfig(data=SFTData([str(train)], sequence_length=160))
+    source, run = models_folder / kind, tmp_path / "run"
+    assert sft.train(small(config, source, run, training__steps=2, checkpoint__save_interval=1), 2) == 0
+    for folder in (run / "checkpoint-1", run / "checkpoint-2", run / "final"):
+        described = json.loads((folder / "tokenizer_config.json").read_text())
+        before = json.loads((source / "tokenizer_config.json").read_text())
+        assert described["eos_token"] == "<|im_end|>"
+        for name in ("add_prefix_space", "add_bos_token"):
+            assert described.get(name) == (False if kind == "bielik" else before.get(name))
+        for path in [*source.glob("tokenizer.*")]:
+            assert (folder / path.name).read_bytes() == path.read_bytes()
+        assert (folder / "tokenizer.model").is_file() == (kind == "bielik")
+        assert (folder / "chat_template.jinja").read_bytes() == (run / "final" / "chat_template.jinja").read_bytes()
+        config_json = json.loads((folder / "config.json").read_text())
+        assert config_json["rope_theta"] == config_json["rope_parameters"]["rope_theta"] == 12_345.0
+        assert not list(folder.glob(".unfinished"))
+
+
 def test_kernels_give_the_same_losses(models_folder: Path, tmp_path: Path, finished: tuple[SFTConfig, Path]) -> None:
     config, run = finished
     names = ["norm", "swiglu", "rope", "cross_entropy"]

@@ -118,6 +118,11 @@ BREAKAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         config(rope_parameters=None, rope_scaling={"type": "linear", "factor": 2.0}),
         "rope_parameters.rope_type is 'linear', only 'default'",
     ),
+    "rope scaling beside": (
+        "bielik",
+        config(rope_parameters=ROPE, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+        "rope_parameters.rope_type is 'yarn', only 'default'",
+    ),
     "rope per layer type": ("qwen2", config(rope_parameters={"full_attention": ROPE}), "differ by layer type"),
     "partial rotation": ("bielik", config(rope_parameters={**ROPE, "partial_rotary_factor": 0.5}), "is 0.5, only 1.0"),
     "sliding window": ("qwen2", config(use_sliding_window=True), "use_sliding_window is True, only False"),

@@ -532,6 +532,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another family": (config(model_type="llama"), "model_type is 'qwen2' in .*, 'llama' in .* cannot be merged"),
     "another epsilon": (config(rms_norm_eps=1e-5), "rms_norm_eps is 1e-06 in .*, 1e-05 in"),
     "other heads": (config(num_attention_heads=3), "num_attention_heads is 6 in .*, 3 in"),
+    "rope scaling beside": (
+        config(rope_scaling={"type": "linear", "factor": 2.0}),
+        "rope_theta is 12345.0 in|rope_type is",
+    ),
     "other rope": (config(rope_parameters={"rope_type": "yarn", "rope_theta": 12_345.0}), "rope_type is 'default' in"),
     "other factor": (
         config(rope_parameters={"rope_type": "default", "rope_theta": 12_345.0, "factor": 2.0}),

@@ -145,3 +145,5 @@ def test_a_folder_in_use_is_kept(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     config = json.loads(before["tokenizer_config.json"])
     assert (config["eos_token"], config["pad_token"], config["clean_up_tokenization_spaces"]) == ("</s>", "</s>", False)
+    assert config["add_bos_token"] is False, "llama.cpp would put <s> before a text"
+    assert "add_prefix_space" not in config, "the space before a text stays"
