@@ -166,8 +166,10 @@ def latest_checkpoint(root: Path) -> Path | None:
         CheckpointError: The pointer is stale; or there is no pointer, and none of the checkpoints is complete.
     """
     pointer = root / LATEST
-    if not pointer.is_file():
+    if not pointer.exists():
         return _newest_complete(root)
+    if not pointer.is_file():
+        raise CheckpointError(f"{pointer} is no file: move it away, and the newest complete checkpoint is taken")
     name = pointer.read_text().strip()
     if step_of_name(name) is None or not (root / name / DESCRIPTION).is_file():
         raise CheckpointError(
@@ -186,14 +188,16 @@ def _newest_complete(root: Path) -> Path | None:
         faults.append(fault)
     if faults:
         raise CheckpointError(
-            f"{root} has neither {LATEST} nor a complete checkpoint ({faults[0]}); restore its files, or move {root} away "
-            "to begin anew"
+            f"{root} has neither {LATEST} nor a complete checkpoint ({faults[0]}); restore its files, write a folder's name "
+            f"into {LATEST} to take it all the same, or move {root} away to begin anew"
         )
     return None
 
 
 def _incomplete(checkpoint: Path, step: int) -> str | None:
     """Why a folder is no complete checkpoint of a step, by its list of files; their contents are compared when it is loaded."""
+    if not (checkpoint / CHECKSUMS).is_file():
+        return f"{checkpoint} lacks {CHECKSUMS}"
     try:
         found = read_description(checkpoint)[1]
         listed = read_checksums(checkpoint)

@@ -38,8 +38,16 @@ def read_rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_both_forms(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with rope in the form of transformers 5 and in that of 4.x, which mean the same. Raises as read_rope."""
-    rope = read_rope(config)
+    """The config with rope in the form of transformers 5 and in that of 4.x, which mean the same.
+
+    One that says nothing of rope, or has another one for each layer type, which the form of 4.x cannot say, stays as it is.
+    """
+    if not any(config.get(name) for name in ("rope_theta", "rope_parameters", "rope_scaling")):
+        return config
+    try:
+        rope = read_rope(config)
+    except ValueError:
+        return config
     kept = {name: value for name, value in config.items() if name != "rope_scaling"}
     both = kept | {"rope_parameters": rope, "rope_theta": rope["rope_theta"]}
     if rope["rope_type"] == "default":
@@ -49,7 +57,7 @@ def with_both_forms(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_both_forms(folder: Path) -> None:
-    """Bring the config.json that transformers has written into both forms. Raises as read_rope."""
+    """Bring the config.json that transformers has written into both forms."""
     path = folder / "config.json"
     config = with_both_forms(json.loads(path.read_text(encoding="utf-8")))
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

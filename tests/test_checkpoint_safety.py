@@ -381,7 +381,7 @@ def test_e1_without_a_pointer_the_newest_complete_checkpoint_is_found(copy: Path
     ("lost", "reason"),
     [
         ("model.json", "has no model.json"),
-        ("checksums.json", "has no checksums.json"),
+        ("checksums.json", "lacks checksums.json"),
         ("common.pt", "lacks common.pt"),
         (".metadata", "lacks .metadata"),
         ("__0_0.distcp", "lacks __0_0.distcp"),

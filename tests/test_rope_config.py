@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config
@@ -53,6 +54,9 @@ def test_e6_both_forms_mean_what_was_there(config: dict[str, Any], kind: type) -
     before = json.dumps(config)
     both = with_both_forms({"hidden_size": 8, **config})
     assert json.dumps(config) == before
+    if not any(config.values()):
+        assert both == {"hidden_size": 8, **config}, "nothing is said of rope"
+        return
     assert of_transformers(kind, {name: both[name] for name in both if "rope" in name}) == of_transformers(kind, config)
     assert both["rope_theta"] == both["rope_parameters"]["rope_theta"]
     assert both["hidden_size"] == 8
@@ -71,10 +75,22 @@ def test_e6_both_forms_mean_what_was_there(config: dict[str, Any], kind: type) -
     ],
 )
 def test_what_is_no_rope(config: dict[str, Any], message: str) -> None:
-    for function in (read_rope, with_both_forms):
-        with pytest.raises(ValueError, match="rope") as error:
-            function(config)
-        assert str(error.value).startswith(message)
+    with pytest.raises(ValueError, match="rope") as error:
+        read_rope(config)
+    assert str(error.value).startswith(message)
+    assert with_both_forms(config) == config
+
+
+@pytest.mark.parametrize("kind", ["Gemma3TextConfig", "Olmo3Config", "ModernBertConfig", "GPT2Config", "MistralConfig"])
+def test_e6_configs_of_other_families_keep_their_meaning(kind: str, tmp_path: Path) -> None:
+    """Rope that differs by layer type, or is none, stays as it is."""
+    made = getattr(transformers, kind)()
+    made.save_pretrained(tmp_path)
+    write_both_forms(tmp_path)
+    again = type(made).from_pretrained(tmp_path).to_dict()
+    assert {k: v for k, v in again.items() if k != "_name_or_path"} == {
+        k: v for k, v in made.to_dict().items() if k != "_name_or_path"
+    }
 
 
 def test_the_file_as_transformers_lays_it_out(tmp_path: Path) -> None:

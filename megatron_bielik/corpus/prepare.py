@@ -132,7 +132,7 @@ def make_plan(config: CorpusConfig) -> Plan:
     clean = folder("clean")
     logs.append(clean / "counts")
     for wanted, step in (
-        (True, steps.Read([reader(spec) for spec in config.input])),
+        (True, steps.Read(_readers(config))),
         (config.repair.enabled, steps.Repair()),
         (config.anonymise.enabled, steps.Anonymise(config.anonymise)),
         (config.filter.enabled, steps.FeatureFilter(config.language, rules)),
@@ -220,6 +220,15 @@ class _Identity:
         return self._hash.hexdigest()[:12]
 
 
+def _readers(config: CorpusConfig) -> dict[str, PipelineStep]:
+    """A reader for each source, by a name that tells it from the others."""
+    made: dict[str, PipelineStep] = {}
+    for number, spec in enumerate(config.input, 1):
+        name = f"{spec.path}/{spec.glob}" if spec.glob else spec.path
+        made[f"{name} (source {number})" if name in made else name] = reader(spec)
+    return made
+
+
 def _inputs(config: CorpusConfig) -> list[Any]:
     """Names, sizes and times of all input files."""
     found = []
@@ -249,14 +258,15 @@ class Finish(PipelineStep):
         """Documents first, report.json last: where it stands, all is there.
 
         Raises:
-            DataError: Not one document was read; an earlier result stays as it is.
+            DataError: A source without a document; an earlier result stays as it is.
         """
         plan, output = self.plan, self.plan.output
         logs = [log for folder in plan.logs for log in read_logs(folder, plan.config.output.samples)]
-        if not logs[0].documents:
+        if empty := [source for source, documents in logs[0].changes.items() if not documents]:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in logs[0].dropped.items())
             raise DataError(
-                f"input holds no document ({reasons or 'its files are empty'}); is the text_key of each source right?"
+                f"input {' and '.join(empty)}: no document (passed over in all sources: {reasons or 'nothing'}); is text_key "
+                "right?"
             )
         for source in (plan.documents, plan.features):
             if source is not None and source.exists():

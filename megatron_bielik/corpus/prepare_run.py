@@ -47,7 +47,8 @@ def run(plan: Plan, overwrite: bool = False, say: Callable[[str], None] = lambda
         return report
     if (plan.output / "report.json").exists() and not overwrite:
         raise DataError(
-            f"{plan.output} holds results of other options or inputs; give another output.folder, or --overwrite to replace them"
+            f"{plan.output} holds results of other options or inputs; give another output.folder, or --overwrite to replace them "
+            "(results of an earlier version are others, too)"
         )
     kind = plan.config.executor.kind
     with locked(plan.output / "work", "give another output.folder"):

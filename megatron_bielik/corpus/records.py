@@ -264,7 +264,7 @@ def with_results(record: Record, results: Record) -> Record:
 
     Where that is a name of the record too, another source_ comes before it.
     """
-    moved = {}
+    moved: dict[str, str] = {}
     for name in results:
         if name in record:
             free = f"source_{name}"

@@ -114,20 +114,24 @@ class _Dropped(contextlib.AbstractContextManager["_Dropped"]):
 
 
 class Read(LoggedStep):
-    """Several readers one after the other."""
+    """Several readers, by the name of their source, one after the other; the log has the documents of each."""
 
     name = "read"
 
-    def __init__(self, readers: list[PipelineStep]) -> None:
+    def __init__(self, readers: dict[str, PipelineStep]) -> None:
         super().__init__()
         self.readers = readers
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Documents of this task's share of each reader's files."""
-        for reader in self.readers:
+        for name, reader in self.readers.items():
             source: Any = reader
             source.log, source.samples = self.log, self.samples
-            yield from source.run(None, rank, world_size)
+            documents = 0
+            for document in source.run(None, rank, world_size):
+                documents += 1
+                yield document
+            self.log.change({name: documents})
 
 
 class Repair(LoggedStep):

@@ -12,36 +12,31 @@ def field_getter(key: str) -> Callable[[Any], Any]:
 
     The function raises KeyError or TypeError where there is none.
     """
-    if "." not in key:
-        return itemgetter(key)
-    path = key.split(".")
+    return itemgetter(key) if "." not in key else lambda record: _get(record, key)
 
-    def get(record: Any) -> Any:
-        if key in record:
-            return record[key]
-        for name in path:
-            record = record[name]
-        return record
 
-    return get
+def _get(record: Any, key: str) -> Any:
+    if not isinstance(record, dict):
+        raise TypeError(f"no object around {key!r}")
+    first, dot, rest = key.partition(".")
+    return record[key] if key in record or not dot else _get(record[first], rest)
 
 
 def take_field(record: dict[str, Any], key: str) -> Any:
     """The value under a key, taken out of the record (and out of copies of the objects on the way). None without one."""
-    if key in record or "." not in key:
+    first, dot, rest = key.partition(".")
+    if key in record or not dot:
         return record.pop(key, None)
-    first, _, rest = key.partition(".")
-    inner = record.get(first)
-    if not isinstance(inner, dict):
+    if not isinstance(record.get(first), dict):
         return None
-    record[first] = inner = dict(inner)
-    return take_field(inner, rest)
+    record[first] = dict(record[first])
+    return take_field(record[first], rest)
 
 
 def replace_field(record: dict[str, Any], key: str, value: Any) -> None:
     """Put another value in the place where field_getter finds one."""
-    if key in record or "." not in key:
+    first, dot, rest = key.partition(".")
+    if key in record or not dot:
         record[key] = value
     else:
-        first, _, rest = key.partition(".")
         replace_field(record[first], rest, value)

@@ -159,6 +159,8 @@ def preprocess(options: PreprocessOptions, say: Callable[[str], None] = lambda _
         documents, empty, bad_records = (
             sum(getattr(r, name) for r in results) for name in ("documents", "empty", "bad")
         )
+        if not documents:  # so that the same command with another key can begin
+            _clear(folder)
         _refuse_if_bad(options, documents, empty, bad_records, bad)
         names = [folder / piece.name for piece in pieces]
         entries = join_pieces(prefix, names, folder, files.vocab_size, options.shard_tokens, options.workers)
@@ -274,6 +276,13 @@ def _is_complete(prefix: Path) -> bool:
     return True
 
 
+def _clear(folder: Path) -> None:
+    """Remove all pieces."""
+    for path in folder.iterdir():
+        if path.name not in ("lock", NAMES_FILE):
+            path.unlink()
+
+
 @contextmanager
 def _pieces_folder(folder: Path, fingerprint: dict[str, Any], overwrite: bool) -> Iterator[None]:
     """The folder of pieces, for this process alone, empty or with pieces of the same work."""
@@ -291,9 +300,7 @@ def _pieces_folder(folder: Path, fingerprint: dict[str, Any], overwrite: bool) -
                     f"{folder} holds pieces of other work (changed: {_changed(old, fingerprint)}); "
                     "give the same inputs and options to go on, or --overwrite to begin anew"
                 )
-            for path in folder.iterdir():
-                if path.name not in ("lock", NAMES_FILE):
-                    path.unlink()
+            _clear(folder)
             old = None
         if old is None:
             strangers = sorted({path.name for path in folder.iterdir()} - {"lock", "work.json.tmp", NAMES_FILE})

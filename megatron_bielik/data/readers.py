@@ -202,7 +202,7 @@ def _read_rows(part: Part, number: int, json_key: str) -> Iterator[Batch]:
             raise DataError(f"{part.path}: column {json_key!r} is {kind}, needs string; give another --json-key")
         done, size = 0, _rows_at_once(file.metadata, part, json_key)
         for rows in file.iter_batches(size, row_groups=range(part.start, part.stop), columns=[json_key]):
-            batch, column = Batch(number, records=len(rows)), rows.column(0)
+            batch, column = Batch(number, records=len(rows)), rows.column(path[0])
             for name in path[1:]:
                 column = pc.struct_field(column, name)  # where the object is null, its field is
             for at, value in enumerate(column.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()):
@@ -221,9 +221,11 @@ def _column_path(schema: pa.Schema, json_key: str) -> list[str] | None:
     """Names from the column down to the field that a key means; None where there is none."""
     import pyarrow as pa
 
-    if json_key in schema.names:
-        return [json_key]
-    path = json_key.split(".")
+    path = [json_key] if json_key in schema.names else json_key.split(".")
+    if schema.names.count(path[0]) > 1:
+        raise DataError(
+            f"there are {schema.names.count(path[0])} columns {path[0]!r}; rename one, or give another --json-key"
+        )
     if path[0] not in schema.names:
         return None
     kind = schema.field(path[0]).type

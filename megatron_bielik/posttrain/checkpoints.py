@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_bielik.checkpoint_files import set_aside
+from megatron_bielik.posttrain.errors import RunError
 
 FINAL = "final"
 _STATE, _UNFINISHED = "run_state.json", ".unfinished"
@@ -65,13 +66,19 @@ def complete(checkpoint: Path, state: dict[str, Any], keep_last: int) -> None:
     temporary.replace(checkpoint / _STATE)
     (checkpoint / _UNFINISHED).unlink(missing_ok=True)
     for old in all_complete(checkpoint.parent)[:-keep_last] if keep_last else []:
-        (old / _STATE).unlink()  # first: a folder that is being deleted is no checkpoint
+        begin(old)  # a folder that is being deleted is no checkpoint, and the next start may finish that
+        (old / _STATE).unlink()
         shutil.rmtree(old)
 
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
-    """What the run kept beside its weights."""
-    state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    """What the run kept beside its weights. Raises RunError where that cannot be read."""
+    try:
+        state: dict[str, Any] = dict(json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{checkpoint / _STATE} is damaged ({error}): remove {checkpoint} to go on from an earlier checkpoint"
+        ) from None
     return state
 
 

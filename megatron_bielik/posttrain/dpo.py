@@ -41,7 +41,7 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
         arguments = make_arguments(
             config, accumulation, Arguments, max_length=None, precompute_ref_log_probs=True, disable_dropout=True
         )
-        notices = claim_folder(config, dry_run)
+        claimed = claim_folder(config, encoder, dry_run)
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
             found = {"train": _prepared(config, encoder, "train", speak)}
@@ -64,7 +64,7 @@ def train(config: DPOConfig, accumulation: int, dry_run: bool = False) -> int:
             processing_class=encoder.tokenizer,
             data_collator=PairCollator(encoder.tokenizer.pad_token_id),
         )
-        return run(trainer, encoder, notices)
+        return run(trainer, encoder, claimed)
 
 
 def _prepared(config: DPOConfig, encoder: ChatEncoder, name: str, speak: bool) -> Prepared:

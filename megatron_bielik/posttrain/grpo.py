@@ -39,7 +39,7 @@ def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
     with quiet_libraries():
         encoder = load_encoder(config)
         arguments = make_arguments(config, accumulation, Arguments, **_arguments(config, accumulation))
-        notices = claim_folder(config, dry_run)
+        claimed = claim_folder(config, encoder, dry_run)
         with arguments.main_process_first(local=False):
             speak = arguments.process_index == 0
             names = ["train", "valid"] if config.data.valid else ["train"]
@@ -60,7 +60,7 @@ def train(config: GRPOConfig, accumulation: int, dry_run: bool = False) -> int:
                 eval_dataset=sets.get("valid"),
                 processing_class=encoder.tokenizer,
             )
-            return run(trainer, encoder, notices)
+            return run(trainer, encoder, claimed)
 
 
 def _arguments(config: GRPOConfig, accumulation: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from megatron_bielik.posttrain import checkpoints
 from megatron_bielik.posttrain.chat import ChatEncoder, choose_template, load_tokenizer, without_marks
 from megatron_bielik.posttrain.checks import AnyConfig
 from megatron_bielik.posttrain.errors import RunError
-from megatron_bielik.posttrain.identity import CONFIG, claim
+from megatron_bielik.posttrain.identity import CONFIG, Identity, claim
 from megatron_bielik.posttrain.trainer import RunTrainer
 from megatron_bielik.rope_config import write_both_forms
 from megatron_bielik.settings import as_yaml
@@ -144,37 +144,39 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def claim_folder(config: AnyConfig, dry_run: bool = False) -> list[str]:
+def claim_folder(config: AnyConfig, encoder: ChatEncoder, dry_run: bool) -> tuple[Identity, list[str]]:
     """See on the first process that checkpoint.dir is this run's, or free; all processes raise what it finds.
 
     Returns:
-        What the log should say of it. A dry run looks only.
+        What the checkpoints shall hold of the run, and what the log should say.
 
     Raises:
         RunError: As identity.claim, whose other errors become this one.
     """
-    notices, problem = list[str](), ""
+    found: tuple[Identity, list[str]] = ({}, [])
+    problem = ""
     if PartialState().is_main_process:
         try:
-            notices = claim(config, write=not dry_run)
+            found = claim(config, encoder.template, dry_run)
         except (RunError, DataError) as error:
             problem = str(error)
-    notices, problem = broadcast_object_list([notices, problem])
+    found, problem = broadcast_object_list([found, problem])
     if problem:
         raise RunError(problem)
-    return notices
+    return found
 
 
-def run(trainer: RunTrainer, encoder: ChatEncoder, notices: list[str]) -> int:
+def run(trainer: RunTrainer, encoder: ChatEncoder, claimed: tuple[Identity, list[str]]) -> int:
     """Train from the newest checkpoint on, or from the start, and write the result when the last step is done.
 
     Args:
-        notices: What claim_folder found, for the log.
+        claimed: Of claim_folder.
 
     Returns:
         Exit code: 0 done or cleanly stopped, 1 stopped by a failure.
     """
     config, folder = trainer.config, Path(trainer.config.checkpoint.dir)
+    trainer.identity, notices = claimed
     newest = checkpoints.newest(folder)
     if trainer.is_world_process_zero():
         notices = notices + checkpoints.remove_unfinished(folder)
@@ -267,7 +269,11 @@ def _write_chat(encoder: ChatEncoder, folder: Path) -> None:
         path = folder / name
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         content.pop("chat_template", None)
-        if content.get("tokenizer_class") == "PreTrainedTokenizerFast" and (folder / "tokenizer.model").is_file():
+        if (
+            content.get("tokenizer_class") == "PreTrainedTokenizerFast"
+            and (folder / "tokenizer.model").is_file()
+            and encoder.tokenizer.num_special_tokens_to_add() == 0
+        ):
             # For llama.cpp: a chat's texts stand behind control tokens, after which tokenizer.json puts no space either.
             # transformers goes by tokenizer.json alone, where the class is this one.
             content |= {"add_prefix_space": False, "add_bos_token": False}

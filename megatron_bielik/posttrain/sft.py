@@ -43,7 +43,7 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        notices = claim_folder(config, dry_run)
+        claimed = claim_folder(config, encoder, dry_run)
         with arguments.main_process_first(local=False):
             train_set = _rows(config, encoder, "train", arguments.process_index == 0)
             valid_set = _rows(config, encoder, "valid", arguments.process_index == 0) if config.data.valid else None
@@ -62,7 +62,7 @@ def train(config: SFTConfig, accumulation: int, dry_run: bool = False) -> int:
             processing_class=encoder.tokenizer,
             data_collator=Collator(encoder.tokenizer.pad_token_id, config.model.attention == "flash_attention_2"),
         )
-        return run(trainer, encoder, notices)
+        return run(trainer, encoder, claimed)
 
 
 def _rows(config: SFTConfig, encoder: ChatEncoder, name: str, speak: bool) -> Packed:

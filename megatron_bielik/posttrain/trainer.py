@@ -35,6 +35,7 @@ class RunTrainer(Trainer):
         step_tokens: Tokens of the step in progress, over all ranks.
         why_stopped: None, or why the run ends before its last step.
         failed: Whether it ends because something is wrong.
+        identity: What the checkpoints hold of the run; set before train().
         write_companions: Writes what belongs to the weights into a checkpoint; set before train().
     """
 
@@ -47,6 +48,7 @@ class RunTrainer(Trainer):
         self.skipped, self.skipped_in_a_row = 0, 0
         self.why_stopped: str | None = None
         self.failed = False
+        self.identity: dict[str, Any] = {}
         self.write_companions: Callable[[Path], None] = lambda folder: None
         # What asks a model's forward for the labels' log-probabilities without all logits: TRL's output layer, or ours.
         self.without_logits = {"use_cache": False, "fused_lm_head": True}
@@ -99,7 +101,12 @@ class RunTrainer(Trainer):
         Trainer._save_checkpoint(self, model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            state = {"tokens": self.tokens, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+            state = {
+                "tokens": self.tokens,
+                "skipped": self.skipped,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "identity": self.identity,
+            }
             self.write_companions(folder)
             checkpoints.complete(folder, state, self.config.checkpoint.keep_last)
         self.accelerator.wait_for_everyone()

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from megatron_bielik.rope_config import read_rope, with_both_forms
+from megatron_bielik.rope_config import with_both_forms
 from megatron_bielik.surgery.combinations import Initialization, SourceMatrix, new_rows
 from megatron_bielik.surgery.methods import Initializer, Method
 from megatron_bielik.surgery.model_folder import (
-    CONFIG,
     EMBEDDING,
     HEAD,
     check_loads,
@@ -63,10 +62,6 @@ class SourceModel:
                 )
         if tied:
             check_tied(reader)
-        try:
-            read_rope(config)
-        except ValueError as error:
-            raise ConversionError(f"{folder / CONFIG}: {error}") from None
         if len(vocabulary) > config["vocab_size"]:
             raise ConversionError(
                 f"the tokenizer in {vocabulary.folder} has {len(vocabulary):,} tokens, {folder} has rows for "

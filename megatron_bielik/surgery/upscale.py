@@ -321,10 +321,7 @@ def _target_config(
         target["layer_types"] = [types[layer] for layer in layer_map]
     if type(window := config.get("max_window_layers")) is int:
         target["max_window_layers"] = sum(layer < window for layer in layer_map)
-    try:
-        target = with_both_forms(target)
-    except ValueError as error:
-        raise ConversionError(f"{source / CONFIG}: {error}") from None
+    target = with_both_forms(target)
     if form == "same":
         return target
     if "sliding_attention" in target.get("layer_types", []):

@@ -172,18 +172,22 @@ def prepared(folder: Path, *sources: InputSpec, output: str = "out") -> list[dic
 
 @pytest.mark.parametrize(
     ("rows", "reasons"),
-    [([{"content": "a"}] * 4, "4 no text"), ([], "its files are empty"), ([{"text": " "}, {"text": 3}], "2 no text")],
+    [([{"content": "a"}] * 4, "4 no text"), ([], "nothing"), ([{"text": " "}, {"text": 3}], "2 no text")],
 )
-def test_e9_a_corpus_of_nothing_is_an_error(rows: list[dict[str, Any]], reasons: str, tmp_path: Path) -> None:
-    """And leaves an earlier result as it is."""
+def test_e9_a_source_of_nothing_is_an_error(rows: list[dict[str, Any]], reasons: str, tmp_path: Path) -> None:
+    """Alone or beside others; an earlier result stays as it is."""
     write(tmp_path / "good.jsonl", [{"text": texts(1)[0]}])
     prepared(tmp_path, InputSpec(str(tmp_path / "good.jsonl")))
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     write(tmp_path / "bad.jsonl", rows)
-    config = CorpusConfig([InputSpec(str(tmp_path / "bad.jsonl"))], output=OutputConfig(str(tmp_path / "out")))
-    with pytest.raises(DataError) as error:
-        run(make_plan(replace(config, executor=ExecutorConfig(tasks=1, workers=1))), overwrite=True)
-    assert str(error.value) == f"input holds no document ({reasons}); is the text_key of each source right?"
+    good, bad = (InputSpec(str(tmp_path / f"{name}.jsonl")) for name in ("good", "bad"))
+    for sources in ([bad], [good, bad]):
+        config = CorpusConfig(sources, output=OutputConfig(str(tmp_path / "out")))
+        with pytest.raises(DataError) as error:
+            run(make_plan(replace(config, executor=ExecutorConfig(tasks=2, workers=1))), overwrite=True)
+        assert str(error.value) == (
+            f"input {tmp_path}/bad.jsonl: no document (passed over in all sources: {reasons}); is text_key right?"
+        )
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if "work" not in path.parts} == before
 

@@ -164,9 +164,7 @@ def test_options_and_order_of_inputs(tmp_path: Path, run: Callable[..., Summary]
         (b'{"text": 7}\n{"text": ""}\n', "1 bad records, 1 empty ones; first: {path}, line 1: 'text' is a int"),
     ],
 )
-def test_e9_nothing_usable_is_an_error(
-    content: bytes, found: str, tmp_path: Path, run: Callable[..., Summary], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_e9_nothing_usable_is_an_error(content: bytes, found: str, tmp_path: Path, run: Callable[..., Summary]) -> None:
     """Also the second time, also where an earlier version has left an empty result."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
@@ -179,11 +177,24 @@ def test_e9_nothing_usable_is_an_error(
         assert not (tmp_path / "out.manifest.json").exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_refuse_if_bad", lambda *_: None)
+        patch.setattr(module, "_clear", lambda _: None)
         assert run(path).documents == 0
     with pytest.raises(DataError, match="--input holds no document"):
         run(path)
     path.write_text('{"text": "Tekst."}\n')
     assert run(path, overwrite=True).documents == 1
+
+
+def test_e9_the_same_command_with_the_right_key_begins(tmp_path: Path, run: Callable[..., Summary]) -> None:
+    path = write_input(tmp_path, "jsonl")
+    for workers in (1, 2):
+        with pytest.raises(DataError, match="is --json-key 'content' right"):
+            run(path, json_key="content", workers=workers)
+    assert run(path).documents > 100
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match="is --json-key 'content' right"):
+        run(path, json_key="content", overwrite=True)
+    assert contents(tmp_path) == before, "a result that is there stays"
 
 
 def test_e9_the_share_of_bad_records_is_bounded(tmp_path: Path, run: Callable[..., Summary]) -> None:
@@ -229,6 +240,13 @@ def test_e9_nested_keys_are_read(tmp_path: Path, run: Callable[..., Summary], to
     summary = run(tmp_path / "b.jsonl", json_key="a.b", append_eod=False, max_bad_share=0.5, overwrite=True)
     assert result(tmp_path) == [hf.encode("z kropką").ids]
     assert "'a.b' is a dict, needs a string" in summary.first_bad_records[0]
+    both = pa.table({"page": [{"text": "nie ten"}], "page.text": ["z kropką"], "n": [1]})
+    pq.write_table(both, tmp_path / "c.parquet")
+    run(tmp_path / "c.parquet", json_key="page.text", append_eod=False, overwrite=True)
+    assert result(tmp_path) == [hf.encode("z kropką").ids]
+    pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="there are 2 columns 'text'"):
+        run(tmp_path / "d.parquet", overwrite=True)
     for key in ("page.body", "body.text", "page.text.x", "page."):
         with pytest.raises(DataError, match=f"has columns page, text, none is '{key}'"):
             run(tmp_path / "a.parquet", json_key=key, overwrite=True)
