@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_bielik.corpus.records import Record
+from megatron_bielik.corpus.records import Record, with_results
 from megatron_bielik.posttrain.messages import Problem, problem_with, shown
 
 Messages = list[dict[str, Any]]
@@ -72,7 +72,7 @@ class Pair:
         row: Record = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
         if self.scores is not None:
             row |= {"chosen_score": self.scores[0], "rejected_score": self.scores[1]}
-        return row | self.others
+        return row | with_results(self.others, row)
 
 
 def read_pair(row: Record, chosen_score: str, rejected_score: str, needs_scores: bool) -> Pair:
@@ -106,8 +106,6 @@ def read_pair(row: Record, chosen_score: str, rejected_score: str, needs_scores:
         raise BadRow("no scores", f"neither {chosen_score} nor {rejected_score}")
     used = ("prompt", "chosen", "rejected", chosen_score, rejected_score)
     others = {key: value for key, value in row.items() if key not in used and not (key == "tools" and value is None)}
-    for name in ("chosen_score", "rejected_score"):
-        others.pop(name, None)  # another field was named as the score; the output has one under this name
     return Pair(prompt, chosen, rejected, scores, others)
 
 

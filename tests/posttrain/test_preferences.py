@@ -191,6 +191,12 @@ def test_score_names(tmp_path: Path) -> None:
     found, _ = prepare(tmp_path, [given], chosen_score="good", rejected_score="bad")
     assert (found[0]["chosen_score"], found[0]["rejected_score"]) == (8.0, 2.0)
     assert "good" not in found[0]
+    # Where a row has fields of the output's names as well, they are kept, and go with their answers.
+    inverted, _ = prepare(tmp_path, [{**row(1), "good": 2, "bad": 8}], chosen_score="good", rejected_score="bad")
+    assert (inverted[0]["chosen_score"], inverted[0]["rejected_score"]) == (8.0, 2.0)
+    scores = row(1)["chosen_score"], row(1)["rejected_score"]
+    assert (found[0]["source_chosen_score"], found[0]["source_rejected_score"]) == scores
+    assert (inverted[0]["source_rejected_score"], inverted[0]["source_chosen_score"]) == scores
 
 
 def test_rows_without_scores(tmp_path: Path) -> None:
