@@ -179,12 +179,12 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def _newest_complete(root: Path) -> Path | None:
-    steps = [step for path in root.glob("step_*") if (step := step_of_name(path.name)) is not None]
+    found = [(step, path) for path in root.glob("step_*") if (step := step_of_name(path.name)) is not None]
     faults = []
-    for step in sorted(steps, reverse=True):
-        fault = _incomplete(root / name_of_step(step), step)
+    for step, path in sorted(found, reverse=True):
+        fault = _incomplete(path, step)
         if fault is None:
-            return root / name_of_step(step)
+            return path
         faults.append(fault)
     if faults:
         raise CheckpointError(
