@@ -13,7 +13,7 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader
 
 from megatron_bielik.corpus.prepare_config import InputSpec
-from megatron_bielik.corpus.records import Record, lines_of, with_results
+from megatron_bielik.corpus.records import Record, lines_of
 from megatron_bielik.corpus.step_log import StepLog
 from megatron_bielik.data.errors import DataError
 from megatron_bielik.data.fields import take_field
@@ -129,18 +129,13 @@ def _from_record(reader: Any, record: Any, filepath: str, number: int) -> Iterat
 
 
 def _document(reader: Any, text: str, fields: Record, filepath: str, number: int) -> Iterator[Document]:
-    """A document with its id, that of the field id_key or else its place, and its other fields, whatever they are called.
-
-    Documents are written as records with "id" and "text": what else is called so has to give way (records.with_results).
-    """
+    """A document with its id, that of the field id_key or else its place, and its other fields, whatever they are called."""
     place = f"{filepath}/{number}"
     if not text.strip():
         reader.pass_over(NO_TEXT, place, str(fields)[:200])
         return
     name = take_field(fields, reader.id_key)
-    name = place if name is None or name == "" else str(name)
-    kept = with_results(fields, {"id": name, "text": text})
-    yield Document(text=kept.pop("text"), id=kept.pop("id"), metadata=kept)
+    yield Document(text=text, id=place if name is None or name == "" else str(name), metadata=fields)
 
 
 def located(spec: InputSpec) -> tuple[DataFolder, str | None]:

@@ -276,7 +276,10 @@ class WriteFeatures(LoggedStep):
 
 
 class WriteDocuments(LoggedStep):
-    """One jsonl file per task, which appears when the task has written its last document; documents pass."""
+    """One jsonl file per task, which appears when the task has written its last document; documents pass.
+
+    Their other fields stand beside text and id: one that has such a name gives way (records.with_results).
+    """
 
     name = "write"
 

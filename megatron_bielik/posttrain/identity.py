@@ -53,15 +53,15 @@ def identify(config: AnyConfig, template: str, known: Identity) -> Identity:
     weights = sorted(model.glob("*.safetensors")) or sorted(model.glob("pytorch_model*.bin"))
     data = [Path(source.path) for source in find_inputs(config.data.train, "data.train")]
     try:
-        shape = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        shape = with_both_forms({name: value for name, value in shape.items() if name not in _NO_MATTER})
+        options = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        options = with_both_forms({name: value for name, value in options.items() if name not in _NO_MATTER})
         files = _files([*weights, model / "tokenizer.json"], known.get("model"))
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"model.path {model} cannot be read: {error}") from None
     return {
         "method": _METHODS[type(config)],
         "seed": config.training.seed,
-        "model": {"path": str(model.resolve()), "config": shape, **files},
+        "model": {"path": str(model.resolve()), "config": options, **files},
         "data": {
             "train": [str(path.resolve()) for path in data],
             "options": settings,

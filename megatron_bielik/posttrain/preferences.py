@@ -213,8 +213,7 @@ class _FirstSteps:
                 "or take the pairs as they are with --no-scores"
             )
         first = f"; first: {self.read.first_bad[0]}" if self.read.first_bad else ""
-        rows = self.read.records + self.read.bad - self.bad.total()
-        raise DataError(f"--input: no pair among {rows:,} rows{first}")
+        raise DataError(f"--input: no pair among {self.steps()[0].rows_in:,} rows{first}")
 
     def steps(self) -> list[Step]:
         """What has been done, in order."""
